@@ -49,18 +49,19 @@ class WeightSlice:
 class Site:
     """The neurons of one tensor on the model's path.
 
-    A site is only an address: it holds no reference to the model, can be hashed, compared, pickled and written to a
-    table. Its :attr:`name` is unique within a model.
+    A site is only an address: it holds no reference to the model, can be hashed, compared, pickled and
+    written to a table. Its :attr:`name` is unique within a model.
 
     Args:
         path: Path of the module, as in ``model.get_submodule(path)``; ``""`` is the model itself.
         tensor: Which tensor: the module's first tensor ``"input"`` or first tensor ``"output"``.
         width: Number of neurons.
-        axis: The axis that counts neurons: -1 for ``(batch, position, neuron)``, 1 for ``(batch, channel, h, w)``.
+        axis: The axis that counts neurons: -1 for ``(batch, position, neuron)``, 1 for ``(batch, channel,
+            ...)``.
         layer: Number of the layer within its stack, from 0, or None.
-        stack: Path of the list of layers it belongs to, such as ``"encoder.block"``; ``""`` where there is none.
+        stack: Path of the list of layers it belongs to, such as ``"encoder.block"``; ``""`` if there is none.
         kind: ``"ffn"``, ``"hidden"``, ``"conv"``, ``"rnn"`` or ``"module"`` (named by hand).
-        call: Which call of a module that runs several times in one forward pass, from 0; None means every call.
+        call: Which call of a module that runs several times in one forward pass, from 0; None for every call.
         reads: The weights that read into the neurons.
         writes: The weight that the neurons write through; its slices are the neurons' value vectors.
     """
@@ -108,10 +109,12 @@ class Site:
             return model.get_submodule(self.path)
         except AttributeError as error:
             names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-            raise SiteNotFoundError(f"The model has no module {self.path!r}. {closest(self.path, names)}") from error
+            raise SiteNotFoundError(
+                f"The model has no module {self.path!r}. {closest(self.path, names)}"
+            ) from error
 
     def value_vectors(self, model: nn.Module) -> Tensor:
-        """Return the weight that the neurons write through, ``(neuron, ...)``, as a view on the model's parameter.
+        """Return the weight that the neurons write through, ``(neuron, ...)``, as a view on the parameter.
 
         Raises:
             SiteNotFoundError: If it is not known which weight that is.
@@ -128,7 +131,7 @@ class Site:
         return {piece.role: piece.view(model) for piece in self.reads}
 
     def biases(self, model: nn.Module) -> Tensor | None:
-        """Return the bias of the first weight that reads into the neurons, ``(neuron,)``, or None without one."""
+        """Return the bias of the first weight that reads into the neurons, ``(neuron,)``, or None without."""
         if not self.reads:
             return None
         piece = self.reads[0]

@@ -1,0 +1,7 @@
+"""Where the neurons of a model are."""
+
+from neuronwise.sites.collection import Sites
+from neuronwise.sites.neurons import NeuronSet
+from neuronwise.sites.site import Site, WeightSlice
+
+__all__ = ["NeuronSet", "Site", "Sites", "WeightSlice"]
