@@ -1,0 +1,101 @@
+"""neuronwise: find, watch and change the neurons of any PyTorch model.
+
+The names here are the few that most users need; the rooms (:mod:`neuronwise.sites`, :mod:`neuronwise.hooks`,
+:mod:`neuronwise.observe`, ...) have the rest. Every name is imported when it is first used, so that
+``import neuronwise`` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Final
+
+from neuronwise import errors
+
+if TYPE_CHECKING:
+    from neuronwise.data import corpus, load_model, load_weights
+    from neuronwise.hooks import capture, check, intervene
+    from neuronwise.observe import Activity, ablate, observe
+    from neuronwise.sites import NeuronSet, Site, Sites, find_sites, promoted_tokens
+    from neuronwise.store import load_result as load
+    from neuronwise.store import query
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Activity",
+    "NeuronSet",
+    "Site",
+    "Sites",
+    "ablate",
+    "capture",
+    "check",
+    "corpus",
+    "errors",
+    "find_sites",
+    "intervene",
+    "load",
+    "load_model",
+    "load_weights",
+    "observe",
+    "promoted_tokens",
+    "query",
+]
+
+# Public name -> (room, its name there).
+_NAMES: Final = MappingProxyType(
+    {
+        "Activity": ("observe", "Activity"),
+        "NeuronSet": ("sites", "NeuronSet"),
+        "Site": ("sites", "Site"),
+        "Sites": ("sites", "Sites"),
+        "ablate": ("observe", "ablate"),
+        "capture": ("hooks", "capture"),
+        "check": ("hooks", "check"),
+        "corpus": ("data", "corpus"),
+        "find_sites": ("sites", "find_sites"),
+        "intervene": ("hooks", "intervene"),
+        "load": ("store", "load_result"),
+        "load_model": ("data", "load_model"),
+        "load_weights": ("data", "load_weights"),
+        "observe": ("observe", "observe"),
+        "promoted_tokens": ("sites", "promoted_tokens"),
+        "query": ("store", "query"),
+    }
+)
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for (PEP 562), and keep it."""
+    if name not in _NAMES:
+        raise AttributeError(
+            f"module 'neuronwise' has no attribute {name!r}. {errors.closest(name, __all__)}"
+        )
+    room, attribute = _NAMES[name]
+    value: object = getattr(importlib.import_module(f"neuronwise.{room}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, also those that have not been imported yet."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Lets a verb keep its name where the room it lives in has the same one.
+
+    Importing ``neuronwise.observe`` makes Python store that module as the attribute ``observe`` of this package,
+    and ``neuronwise.observe(...)`` would no longer be the function. The room itself stays importable as ever:
+    ``from neuronwise.observe import ...``.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _NAMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
