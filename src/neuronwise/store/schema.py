@@ -1,0 +1,321 @@
+"""The tables of a stored result: their columns, types, units and keys, under one version number.
+
+Results of different people can be joined with SQL because every result folder keeps to these tables. A later
+verb adds its tables to :data:`TABLES`; a change of what is already here raises :data:`SCHEMA_VERSION`. The page
+``docs/reference/schema.md`` is made from this module by ``docs/_schema.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+
+from neuronwise.errors import InvalidArgumentError, closest
+
+__all__ = ["SCHEMA_VERSION", "TABLES", "Column", "Table", "markdown", "table_schema"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of a table.
+
+    Args:
+        name: Its name.
+        type: Its type, in Arrow's words.
+        doc: What it holds, in one sentence.
+        unit: What a number counts or measures.
+        nullable: Whether a value may be missing. Floating-point columns may always miss one: NaN in pandas is
+            NULL in SQL, so that ``avg`` and ``ORDER BY`` do what one expects of a statistic that is undefined.
+        choices: The words that a text column may hold, in the order in which rows are sorted.
+    """
+
+    name: str
+    type: pa.DataType
+    doc: str
+    unit: str = ""
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table of the schema.
+
+    Args:
+        name: Its name; the file is ``<name>.parquet``.
+        columns: Its columns, in order.
+        keys: The columns that together name a row. Rows are sorted by them; no two rows have the same ones.
+        doc: What one row is.
+        open: Whether columns that are not listed are allowed; each must be numeric and is stored as float64.
+        rows_per_group: Rows of one Parquet row group, the smallest piece that is read from disk.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    keys: tuple[str, ...]
+    doc: str
+    open: bool = False
+    rows_per_group: int = 1 << 16
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the listed columns, in order."""
+        return tuple(column.name for column in self.columns)
+
+
+def table_schema(name: str) -> Table:
+    """Return the table of that name.
+
+    Raises:
+        InvalidArgumentError: If the schema has no such table.
+    """
+    if name not in TABLES:
+        raise InvalidArgumentError(
+            f"The schema (version {SCHEMA_VERSION}) has no table {name!r}. {closest(name, TABLES)}"
+        )
+    return TABLES[name]
+
+
+_SITE = Column(
+    "site", pa.string(), "Name of the site: path of the module, tensor, and call where there are several."
+)
+_NEURON = Column("neuron", pa.int32(), "Index of the neuron on the site's axis, from 0.")
+_LAYER = Column(
+    "layer",
+    pa.int32(),
+    "Number of the layer within its stack, from 0; missing where there is none.",
+    nullable=True,
+)
+_SIDE = Column("side", pa.string(), "Strongest or weakest values of the neuron.", choices=("top", "bottom"))
+_RANK = Column("rank", pa.int16(), "Place on that side, from 0, the most extreme first.")
+_EXAMPLE = Column("example", pa.int64(), "Number of the example in the corpus, from 0.")
+_TOKEN_ID = Column(
+    "token_id",
+    pa.int32(),
+    "Number of the token in the vocabulary; missing where there is none.",
+    nullable=True,
+)
+_TOKEN = Column("token", pa.string(), "The token as text.")
+
+
+def _value(doc: str) -> Column:
+    return Column("value", pa.float32(), doc, unit="activation")
+
+
+def _tables(*tables: Table) -> Mapping[str, Table]:
+    return MappingProxyType({table.name: table for table in tables})
+
+
+TABLES: Mapping[str, Table] = _tables(
+    Table(
+        "sites",
+        (
+            _SITE,
+            Column("path", pa.string(), "Path of the module in the model."),
+            Column("tensor", pa.string(), "Which tensor of the module.", choices=("input", "output")),
+            Column(
+                "call",
+                pa.int32(),
+                "Which call of a module that runs several times; missing: every call.",
+                nullable=True,
+            ),
+            Column(
+                "stack",
+                pa.string(),
+                "Path of the list of layers that the module belongs to; empty where there is none.",
+            ),
+            _LAYER,
+            Column("kind", pa.string(), "ffn, hidden, conv, rnn, or module (named by hand)."),
+            Column("width", pa.int32(), "Number of neurons.", unit="neurons"),
+            Column("axis", pa.int32(), "The tensor's axis that counts neurons."),
+        ),
+        keys=("site",),
+        doc="One row for each site: an address of neurons in the model.",
+    ),
+    Table(
+        "neurons",
+        (
+            _SITE,
+            _LAYER,
+            _NEURON,
+            Column("n", pa.int64(), "Number of finite values that the statistics stand on.", unit="values"),
+            Column(
+                "nonfinite",
+                pa.int64(),
+                "Number of NaN and infinite values, left out of the statistics.",
+                unit="values",
+            ),
+        ),
+        keys=("site", "neuron"),
+        doc=(
+            "One row for each neuron; one further column for each statistic, such as `mean`, "
+            "and `mean_se` for its standard error."
+        ),
+        open=True,
+    ),
+    Table(
+        "examples",
+        (
+            _SITE,
+            _NEURON,
+            _SIDE,
+            _RANK,
+            _value("Value of the neuron there."),
+            _EXAMPLE,
+            Column(
+                "position",
+                pa.int32(),
+                "Position within the example (token, or place in the picture), from 0.",
+            ),
+        ),
+        keys=("site", "neuron", "side", "rank"),
+        doc="The places in the corpus where a neuron was strongest and weakest.",
+    ),
+    Table(
+        "contexts",
+        (
+            _SITE,
+            _NEURON,
+            _SIDE,
+            _RANK,
+            Column(
+                "offset",
+                pa.int16(),
+                "Tokens from the place named in `examples`; negative is before it.",
+                unit="tokens",
+            ),
+            _TOKEN_ID,
+            _TOKEN,
+            _value("Value of the same neuron at this token."),
+        ),
+        keys=("site", "neuron", "side", "rank", "offset"),
+        doc="The tokens around each row of `examples`.",
+    ),
+    Table(
+        "histogram",
+        (
+            _SITE,
+            _NEURON,
+            Column("left", pa.float64(), "Lower edge of the bin, included.", unit="activation"),
+            Column("right", pa.float64(), "Upper edge of the bin.", unit="activation"),
+            Column("count", pa.int64(), "Number of values in the bin.", unit="values"),
+        ),
+        keys=("site", "neuron", "left"),
+        doc="How often a neuron had which value.",
+    ),
+    Table(
+        "coactivation",
+        (
+            _SITE,
+            _NEURON,
+            Column("other", pa.int32(), "Index of another neuron of the same site."),
+            Column("correlation", pa.float32(), "Pearson correlation of the two neurons over the corpus."),
+            Column("correlation_se", pa.float32(), "Its standard error."),
+        ),
+        keys=("site", "neuron", "other"),
+        doc="Which neurons of a site go together: all pairs, or the strongest ones of a wide site.",
+    ),
+    Table(
+        "class_means",
+        (
+            _SITE,
+            _NEURON,
+            Column("field", pa.string(), "Name of the label field of the corpus, such as `upos`."),
+            Column("label", pa.string(), "Name of the class."),
+            Column("n", pa.int64(), "Number of values of that class.", unit="values"),
+            Column("mean", pa.float64(), "Mean of the neuron over that class.", unit="activation"),
+            Column("mean_se", pa.float64(), "Its standard error.", unit="activation"),
+        ),
+        keys=("site", "neuron", "field", "label"),
+        doc="Means of a neuron over the values of each class.",
+    ),
+    Table(
+        "promoted",
+        (
+            _SITE,
+            _LAYER,
+            _NEURON,
+            Column(
+                "side",
+                pa.string(),
+                "Whether the neuron writes for or against the token.",
+                choices=("promotes", "demotes"),
+            ),
+            _RANK,
+            Column("token_id", pa.int32(), "Number of the token in the vocabulary."),
+            _TOKEN,
+            Column(
+                "logit", pa.float32(), "What one unit of the neuron adds to the token's logit.", unit="logit"
+            ),
+        ),
+        keys=("site", "neuron", "side", "rank"),
+        doc="The tokens that a neuron's value vector promotes and demotes through the unembedding.",
+    ),
+    Table(
+        "images",
+        (_EXAMPLE, Column("png", pa.binary(), "The picture as the bytes of a PNG file.")),
+        keys=("example",),
+        doc="Pictures of the examples that `examples` names, where the corpus has pictures.",
+        rows_per_group=64,
+    ),
+    Table(
+        "ablation",
+        (
+            Column(
+                "neurons",
+                pa.string(),
+                "Which set was changed: the chosen one or a random one of its size.",
+                choices=("chosen", "random"),
+            ),
+            Column("seed", pa.int32(), "Seed of the random set; missing for the chosen one.", nullable=True),
+            Column("n_neurons", pa.int64(), "Size of the set.", unit="neurons"),
+            Column("metric", pa.string(), "What was measured, such as `loss`."),
+            Column("baseline", pa.float64(), "The metric of the untouched model."),
+            Column("intervened", pa.float64(), "The metric with the set changed."),
+            Column("change", pa.float64(), "`intervened` less `baseline`."),
+            Column("change_se", pa.float64(), "Its standard error, over the examples of the corpus."),
+        ),
+        keys=("metric", "neurons", "seed"),
+        doc="What switching neurons off does, beside random sets of the same size.",
+    ),
+)
+
+
+def markdown() -> str:
+    """Return the reference page of the schema."""
+    lines = [
+        "# The tables of a result",
+        "",
+        f"Schema version {SCHEMA_VERSION}. This page is made from `neuronwise.store.schema` by "
+        "`python docs/_schema.py`.",
+        "",
+        "A result folder holds one Parquet file for each table it has, `arrays.safetensors` where it has arrays, "
+        "and `manifest.json`: what was run, on what, with what seed, and the size and SHA-256 of every file. Rows "
+        "are sorted by the keys, and no two rows have the same keys. A floating-point value that is not defined "
+        "is NULL.",
+        "",
+        '`neuronwise query FOLDER "SELECT ..."` shows each table under its name, and besides them `model` and '
+        "`provenance`, which are read from the manifest.",
+    ]
+    for table in TABLES.values():
+        lines += [
+            "",
+            f"## {table.name}",
+            "",
+            table.doc,
+            "",
+            f"Keys: {', '.join(f'`{key}`' for key in table.keys)}.",
+        ]
+        if table.open:
+            lines += ["", "Further columns are allowed; each is `double`."]
+        lines += ["", "| column | type | unit | what it holds |", "|---|---|---|---|"]
+        for column in table.columns:
+            words = f" One of: {', '.join(column.choices)}." if column.choices else ""
+            kind = f"{column.type}{', may be missing' if column.nullable else ''}"
+            lines.append(f"| `{column.name}` | {kind} | {column.unit} | {column.doc}{words} |")
+    return "\n".join(lines) + "\n"
