@@ -1,0 +1,35 @@
+"""Capture and intervene: the only room that registers a hook."""
+
+from neuronwise.hooks.capture import Capture, capture
+from neuronwise.hooks.intervene import intervene
+from neuronwise.hooks.interventions import (
+    INTERVENTIONS,
+    Add,
+    Intervention,
+    Mean,
+    Patch,
+    Scale,
+    Set,
+    Spot,
+    Zero,
+)
+from neuronwise.hooks.model import batch_mismatch, call_model, refuse_uncatchable, untouched
+
+__all__ = [
+    "INTERVENTIONS",
+    "Add",
+    "Capture",
+    "Intervention",
+    "Mean",
+    "Patch",
+    "Scale",
+    "Set",
+    "Spot",
+    "Zero",
+    "batch_mismatch",
+    "call_model",
+    "capture",
+    "intervene",
+    "refuse_uncatchable",
+    "untouched",
+]
