@@ -7,7 +7,6 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +24,11 @@ _BLOCK = 256
 
 # What padding positions get in inputs other than the token ids; everything not named gets 0.
 _PADDING = {"labels": -100}
+
+
+def is_sequence(tensor: Tensor) -> bool:
+    """Return whether a tensor without a batch axis is a row of token ids."""
+    return tensor.ndim == 1 and tensor.dtype in (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Example:
         """Token ids ``(position,)``: the input ``input_ids``, or a positional tensor of integers, or None."""
         if isinstance(self.inputs, Mapping):
             return self.inputs.get("input_ids")
-        return self.inputs if self.inputs.ndim == 1 and not self.inputs.is_floating_point() else None
+        return self.inputs if is_sequence(self.inputs) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -136,10 +140,11 @@ class Corpus(ABC):
     def identity(self) -> dict[str, Any]:
         """Return what determines the examples, ready for JSON: a hash of the content and the settings."""
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the content and of every setting that changes the examples; not of the file's place."""
-        return fingerprint_of(self.identity())
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
         """Return a description for a manifest, ready for JSON."""
@@ -176,12 +181,6 @@ class Corpus(ABC):
         size = "a stream of examples" if length is None else f"{length:,} examples"
         fields = f", labels {', '.join(self.labels)}" if self.labels else ""
         return f"<{type(self).__name__} {self.name!r}: {size}{fields}>"
-
-
-def fingerprint_of(identity: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON-able mapping, the same for any order of its keys."""
-    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def batches(
