@@ -53,14 +53,11 @@ def to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
 
 def from_arrow(table: Table, arrow: pa.Table) -> pd.DataFrame:
     """Return an Arrow table as a frame: whole numbers stay whole also where some are missing."""
-    nullable = {column.name for column in table.columns if column.nullable}
-
-    def series(name: str) -> pd.Series:
-        mapper = _NULLABLE.get if name in nullable else None
-        values: pd.Series = arrow.column(name).to_pandas(types_mapper=mapper)
-        return values
-
-    return pd.DataFrame({name: series(name) for name in arrow.column_names})
+    frame: pd.DataFrame = arrow.to_pandas()
+    for column in table.columns:
+        if column.nullable and column.type in _NULLABLE:
+            frame[column.name] = arrow.column(column.name).to_pandas(types_mapper=_NULLABLE.get)
+    return frame
 
 
 _NULLABLE = {pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}

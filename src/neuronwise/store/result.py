@@ -257,7 +257,7 @@ class Result:
 
 
 def load_result(folder: str | Path, *, verify: bool = True) -> Result:
-    """Return the result in a folder as the class of its kind, or as a plain :class:`Result` if that is unknown.
+    """Return the result in a folder as the class of its kind, a plain :class:`Result` if that is unknown.
 
     Args:
         folder: The folder that :meth:`Result.save` wrote.

@@ -1,8 +1,8 @@
 """The tables of a stored result: their columns, types, units and keys, under one version number.
 
 Results of different people can be joined with SQL because every result folder keeps to these tables. A later
-verb adds its tables to :data:`TABLES`; a change of what is already here raises :data:`SCHEMA_VERSION`. The page
-``docs/reference/schema.md`` is made from this module by ``docs/_schema.py``.
+verb adds its tables to :data:`TABLES`; a change of what is already here raises :data:`SCHEMA_VERSION`. The
+page ``docs/reference/schema.md`` is made from this module by ``docs/_schema.py``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from neuronwise.errors import InvalidArgumentError, closest
 
-__all__ = ["SCHEMA_VERSION", "TABLES", "Column", "Table", "markdown", "table_schema"]
+__all__ = ["MANIFEST_TABLES", "SCHEMA_VERSION", "TABLES", "Column", "Table", "markdown", "table_schema"]
 
 SCHEMA_VERSION = 1
 
@@ -30,7 +30,7 @@ class Column:
         doc: What it holds, in one sentence.
         unit: What a number counts or measures.
         nullable: Whether a value may be missing. Floating-point columns may always miss one: NaN in pandas is
-            NULL in SQL, so that ``avg`` and ``ORDER BY`` do what one expects of a statistic that is undefined.
+            NULL in SQL, so that ``avg`` and ``ORDER BY`` do what one expects of an undefined statistic.
         choices: The words that a text column may hold, in the order in which rows are sorted.
     """
 
@@ -60,7 +60,7 @@ class Table:
     keys: tuple[str, ...]
     doc: str
     open: bool = False
-    rows_per_group: int = 1 << 16
+    rows_per_group: int = 1 << 14
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -286,6 +286,30 @@ TABLES: Mapping[str, Table] = _tables(
 )
 
 
+# What a query sees of the manifests: one row for each result.
+MANIFEST_TABLES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "model": ("result", "model_name", "model_class", "model_sha256", "n_parameters"),
+        "provenance": (
+            "result",
+            "kind",
+            "action",
+            "parameters",
+            "seed",
+            "model_name",
+            "model_sha256",
+            "data_name",
+            "data",
+            "created",
+            "neuronwise",
+            "torch",
+            "python",
+            "schema_version",
+        ),
+    }
+)
+
+
 def markdown() -> str:
     """Return the reference page of the schema."""
     lines = [
@@ -294,13 +318,16 @@ def markdown() -> str:
         f"Schema version {SCHEMA_VERSION}. This page is made from `neuronwise.store.schema` by "
         "`python docs/_schema.py`.",
         "",
-        "A result folder holds one Parquet file for each table it has, `arrays.safetensors` where it has arrays, "
-        "and `manifest.json`: what was run, on what, with what seed, and the size and SHA-256 of every file. Rows "
-        "are sorted by the keys, and no two rows have the same keys. A floating-point value that is not defined "
-        "is NULL.",
+        "A result folder holds one Parquet file for each table it has, `arrays.safetensors` where it has "
+        "arrays, and `manifest.json`: what was run, on what, with what seed, and the size and SHA-256 of every "
+        "file. Rows are sorted by the keys, and no two rows have the same keys. A floating-point value that is "
+        "not defined is NULL.",
         "",
-        '`neuronwise query FOLDER "SELECT ..."` shows each table under its name, and besides them `model` and '
-        "`provenance`, which are read from the manifest.",
+        '`neuronwise query FOLDER "SELECT ..."` shows each table under its name. Beside them are two tables that '
+        "come from the manifests, one row for each folder: `model` "
+        f"({', '.join(f'`{name}`' for name in MANIFEST_TABLES['model'])}) and `provenance` "
+        f"({', '.join(f'`{name}`' for name in MANIFEST_TABLES['provenance'])}; `parameters` and `data` are JSON). "
+        "With several folders, every table has the further column `result`, the name of the folder.",
     ]
     for table in TABLES.values():
         lines += [
