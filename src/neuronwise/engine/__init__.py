@@ -1,0 +1,7 @@
+"""Running long work: map over blocks, merge, resume; in this process, in local processes, or on Ray."""
+
+from neuronwise.engine.checkpoint import Checkpoint
+from neuronwise.engine.job import Block, Job
+from neuronwise.engine.run import ENGINES, blocks_of, map_reduce
+
+__all__ = ["ENGINES", "Block", "Checkpoint", "Job", "blocks_of", "map_reduce"]

@@ -1,0 +1,209 @@
+"""What a reducer sees: one site's activations of one batch, with the quantities that several reducers need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuronwise.errors import DataError, SiteAxisError
+from neuronwise.sites import Site
+
+__all__ = ["Activations", "BatchInfo"]
+
+_CHUNK_ELEMENTS = 1 << 18  # 2 MiB of float64: stays in a core's cache while it is summed twice
+
+
+@dataclass(frozen=True)
+class BatchInfo:
+    """The batch that is on its way through the model, as far as reducers need to know it.
+
+    Args:
+        examples: Number of every example in its corpus, int64 ``(batch,)``.
+        mask: True where a position is real, bool ``(batch, position)``; None when nothing is padded.
+        token_ids: Token ids ``(batch, position)``, or None for data without tokens.
+        labels: Class numbers by field, ``(batch, position)`` or ``(batch,)``; -1 where there is none.
+        number: Running number of the batch within its block.
+        block: Number of the block; with ``number`` and ``seed`` it fixes all chance in the reducers.
+        seed: The seed of the pass.
+        other_masks: Masks of further towers, such as the decoder's, tried when ``mask`` does not fit a site.
+    """
+
+    examples: Tensor
+    mask: Tensor | None = None
+    token_ids: Tensor | None = None
+    labels: Mapping[str, Tensor] = field(default_factory=dict)
+    number: int = 0
+    block: int = 0
+    seed: int = 0
+    other_masks: tuple[Tensor, ...] = ()
+
+    def generator(self, stream: int) -> torch.Generator:
+        """Return a generator that depends on nothing but the seed, the batch and the ``stream`` asked for."""
+        mixed = np.random.SeedSequence([self.seed, self.block, self.number, stream]).generate_state(
+            1, np.uint64
+        )
+        return torch.Generator().manual_seed(int(mixed[0]))
+
+    def mask_for(self, site: Site, positions: int) -> Tensor | None:
+        """Return the mask that fits a site with so many positions.
+
+        Raises:
+            DataError: If positions are padded and no mask has that many positions.
+        """
+        if self.mask is None and not self.other_masks:
+            return None
+        if positions == 1 and (self.mask is None or self.mask.shape[1] != 1):
+            return None  # one vector an example: pooled, nothing to mask
+        masks = [self.mask, *self.other_masks]
+        if "decoder" in site.stack:  # encoder and decoder may happen to be equally long
+            masks.reverse()
+        for mask in masks:
+            if mask is not None and mask.shape[1] == positions:
+                return None if bool(mask.all()) else mask
+        if self.mask is None or bool(self.mask.all()):
+            return None
+        raise DataError(
+            f"Site {site.name} has {positions} positions, but the batch's padding mask has {self.mask.shape[1]}. "
+            "Observe with batch_size=1 (no padding), or choose sites that keep the positions of the input."
+        )
+
+
+class Activations:
+    """One site's activations of one batch, neuron axis last, never averaged over what is padding or not finite.
+
+    Args:
+        site: Where they come from.
+        tensor: The activations as the model has them.
+        batch: The batch they belong to.
+        sequence_first: The tensor is ``(position, batch, neuron)``, as in an RNN without ``batch_first``.
+
+    Raises:
+        SiteAxisError: If the tensor's first axis is not the batch.
+    """
+
+    def __init__(self, site: Site, tensor: Tensor, batch: BatchInfo, *, sequence_first: bool = False) -> None:
+        self.site = site
+        self.batch = batch
+        values = tensor.detach()
+        if values.dtype not in (torch.float32, torch.float64):
+            values = values.float()
+        values = values.movedim(site.axis, -1)
+        if sequence_first and values.dim() > 2:
+            values = values.transpose(0, 1)
+        count = len(batch.examples)
+        if values.shape[0] != count:
+            raise SiteAxisError(
+                f"Site {site.name} gave a tensor of shape {tuple(tensor.shape)}; its first axis should count the "
+                f"{count} examples of the batch. Check the site's axis ({site.axis}), or choose a site before the "
+                "batch axis is moved or folded."
+            )
+        #: The activations, ``(batch, position, neuron)``; one position where the site has one vector an example.
+        self.values: Tensor = values.reshape(count, -1, values.shape[-1])
+        #: True where a position is real, ``(batch, position)``; None when every position is.
+        self.mask: Tensor | None = batch.mask_for(site, self.values.shape[1])
+        if self.mask is not None:
+            self.mask = self.mask.to(values.device)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The real positions, one a row, ``(row, neuron)``; may hold values that are not finite."""
+        if self.mask is None:
+            return self.values.reshape(-1, self.values.shape[-1])
+        return self.values[self.mask]
+
+    @cached_property
+    def valid(self) -> Tensor | None:
+        """True where :attr:`rows` is finite; None, and nothing computed, when everything is."""
+        finite = torch.isfinite(self._peak(1)).all() & torch.isfinite(self._peak(-1)).all()
+        return None if bool(finite) else torch.isfinite(self.rows)
+
+    @cached_property
+    def highest(self) -> Tensor:
+        """Each example's highest finite activation of every neuron, ``(batch, neuron)``; -inf where it has none."""
+        return self._peak(1) if self.valid is None else self._finite_peak(1)
+
+    @cached_property
+    def lowest(self) -> Tensor:
+        """Each example's lowest finite activation of every neuron, ``(batch, neuron)``; +inf where it has none."""
+        return self._peak(-1) if self.valid is None else self._finite_peak(-1)
+
+    @cached_property
+    def row_examples(self) -> Tensor:
+        """For every row, the place of its example within the batch, int64 ``(row,)``."""
+        places = torch.arange(self.values.shape[0], device=self.values.device)
+        places = places.unsqueeze(1).expand(self.values.shape[:2])
+        return places.reshape(-1) if self.mask is None else places[self.mask]
+
+    def row_labels(self, field_name: str) -> Tensor | None:
+        """Return the class number of every row for one label field, int64 ``(row,)``, or None if it has no such field.
+
+        Raises:
+            DataError: If there are labels for every position, but not as many as the site has positions.
+        """
+        labels = self.batch.labels.get(field_name)
+        if labels is None:
+            return None
+        labels = labels.to(self.values.device)
+        if labels.dim() == 1:
+            return labels[self.row_examples]
+        if labels.shape[1] != self.values.shape[1]:
+            raise DataError(
+                f"Label field {field_name!r} has {labels.shape[1]} positions an example; site {self.site.name} has "
+                f"{self.values.shape[1]}."
+            )
+        return labels.reshape(-1) if self.mask is None else labels[self.mask]
+
+    def sampled_rows(self, limit: int | None, stream: int) -> tuple[Tensor, Tensor | None]:
+        """Return at most ``limit`` rows chosen by chance (the same for all sites), and their validity."""
+        total = self.rows.shape[0]
+        if limit is None or total <= limit:
+            return self.rows, self.valid
+        chosen = torch.randperm(total, generator=self.batch.generator(stream))[:limit].to(self.rows.device)
+        return self.rows[chosen], None if self.valid is None else self.valid[chosen]
+
+    def double_chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Yield the rows as float64, a cache-sized chunk at a time, with their validity, in a buffer that is reused.
+
+        A caller may overwrite the chunk. Where a value is not finite the chunk holds 0.
+        """
+        rows, width = self.rows, self.rows.shape[1]
+        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, rows.shape[0])
+        if rows.device.type == "mps":  # has no float64
+            rows = rows.cpu()
+        buffer = torch.empty((min(step, rows.shape[0]), width), dtype=torch.float64, device=rows.device)
+        for start in range(0, rows.shape[0], step):
+            piece = rows[start : start + step]
+            chunk = buffer[: piece.shape[0]].copy_(piece)
+            valid = None
+            if self.valid is not None:
+                valid = self.valid[start : start + step].to(chunk.device)
+                chunk.masked_fill_(~valid, 0.0)
+            yield chunk, valid
+
+    def _peak(self, sign: int) -> Tensor:
+        cached = self.__dict__.get(f"_peak{sign}")
+        if cached is None:
+            values = self._unpadded
+            cached = values.amax(1) if sign > 0 else values.amin(1)
+            self.__dict__[f"_peak{sign}"] = cached
+        return cached  # type: ignore[no-any-return]
+
+    @cached_property
+    def _unpadded(self) -> Tensor:
+        """The values with padding replaced by the same example's first real position, which moves no extreme."""
+        if self.mask is None:
+            return self.values
+        first = self.mask.to(torch.int8).argmax(1)
+        filler = self.values[torch.arange(len(first), device=first.device), first].unsqueeze(1)
+        return torch.where(self.mask.unsqueeze(-1), self.values, filler)
+
+    def _finite_peak(self, sign: int) -> Tensor:
+        values = self._unpadded
+        worst = -sign * torch.inf
+        values = torch.where(torch.isfinite(values), values, worst)
+        return values.amax(1) if sign > 0 else values.amin(1)

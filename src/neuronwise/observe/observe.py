@@ -1,0 +1,324 @@
+"""One pass over a corpus, on any engine, with any reducers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from neuronwise.data import Corpus, batches, model_card
+from neuronwise.data import corpus as make_corpus
+from neuronwise.engine import Block, blocks_of, map_reduce
+from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
+from neuronwise.hooks import batch_mismatch, refuse_uncatchable, untouched
+from neuronwise.observe.active import ActiveFraction
+from neuronwise.observe.activity import Activity
+from neuronwise.observe.class_means import ClassMeans
+from neuronwise.observe.coactivation import CoActivation
+from neuronwise.observe.examples import TopExamples
+from neuronwise.observe.extremes import Extremes
+from neuronwise.observe.histogram import Histogram
+from neuronwise.observe.moments import Moments
+from neuronwise.observe.observer import Observer, batch_info, reducer_key
+from neuronwise.observe.quantiles import Quantiles
+from neuronwise.observe.reducer import Reducer
+from neuronwise.sites import Site, Sites, find_sites, has_unembedding, promoted_tokens
+from neuronwise.store import Manifest
+
+__all__ = ["REDUCERS", "observe"]
+
+#: The reducers by name. A new one is a file of its own and a line here.
+REDUCERS: Mapping[str, Callable[[], Reducer]] = MappingProxyType(
+    {
+        "moments": Moments,
+        "extremes": Extremes,
+        "active": ActiveFraction,
+        "quantiles": Quantiles,
+        "histogram": Histogram,
+        "examples": TopExamples,
+        "coactivation": CoActivation,
+    }
+)
+
+_READ = 256  # examples read, and sorted by length, at a time
+_PROMOTED_FLOPS = 2e12  # what the table of promoted tokens may cost unless asked for: seconds on two cores
+_PICTURED_RANKS = 10  # places of the rankings whose images are kept
+
+
+def observe(
+    model: nn.Module,
+    corpus: Any,
+    sites: Site | Iterable[Site] | None = None,
+    *,
+    reducers: Sequence[Reducer | str] | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    batch_size: int = 16,
+    max_tokens: int | None = None,
+    block_size: int | None = None,
+    promoted: bool | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 30.0,
+    model_name: str | None = None,
+    progress: bool | None = None,
+    seed: int = 0,
+) -> Activity:
+    """Watch the neurons of a model over a corpus, in one pass and in memory that does not grow with the corpus.
+
+    The model runs in evaluation mode and without gradients, and is bit-identical afterwards. Padding is left
+    out. Values that
+    are NaN or infinite are left out, counted for every neuron (column ``nonfinite``) and warned of. One
+    forward pass a batch.
+
+    Args:
+        model: Any module. It stays where it is; batches are moved to its device.
+        corpus: A corpus, or anything that :func:`neuronwise.corpus` takes without a tokenizer.
+        sites: What to watch; default: all that :func:`neuronwise.find_sites` finds.
+        reducers: Statistics wanted, as objects or by their name in ``REDUCERS``; default: all of them, and
+            class means for every
+            label field of the corpus.
+        engine: ``"local"``, ``"processes"`` or ``"ray"``; see :func:`neuronwise.engine.map_reduce`.
+        workers: Worker processes or actors.
+        threads: Torch threads of each worker.
+        batch_size: Most examples a batch.
+        max_tokens: Most positions a batch, padding included.
+        block_size: Examples a block, the unit that workers take and checkpoints count; default: a sixteenth of
+            the corpus.
+        promoted: Also list the tokens that every neuron promotes and demotes through the unembedding; default:
+            if the model has
+            one and it takes seconds only.
+        checkpoint: A file to save the state to now and then and to go on from when it is there.
+        checkpoint_every: Seconds between two saves.
+        model_name: Name for the record; default: the model's own, or its class.
+        progress: Show a progress bar on standard error; default: if that is a terminal.
+        seed: Seed of what is sampled (quantiles, the sketch of wide co-activations).
+
+    Returns:
+        An :class:`Activity`.
+
+    Raises:
+        EmptyCorpusError: If the corpus has no example.
+        SiteNotFoundError: If a site is not in the model, or none is found.
+        CompiledModelError: If hooks on the model would be skipped.
+        BatchMismatchError: If the batches do not have the dtype that the model takes.
+        InvalidArgumentError: If an argument is not what the function takes.
+    """
+    refuse_uncatchable(model)
+    data = corpus if isinstance(corpus, Corpus) else make_corpus(corpus)
+    total = data.length()
+    if total == 0:
+        raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to observe.")
+    if total is None and engine != "local":
+        raise InvalidArgumentError(
+            f"The corpus {data.name!r} is a stream, which only engine='local' can read. Pass a list or a file."
+        )
+    places = find_sites(model) if sites is None else Sites.of(sites)
+    for site in places:
+        site.module(model)  # an unknown path is an error before any work is done
+    card = model_card(model, model_name or _name(model))
+    job = _Pass(model, data, places, _reducers(reducers, data), batch_size, max_tokens, seed, card["sha256"])
+    with _bar(progress, total) as advance:
+        observer = map_reduce(
+            job,
+            blocks_of(total, block_size),
+            engine=engine,
+            workers=workers,
+            threads=threads,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            on_block=advance,
+        )
+    if not any(bool(count.any()) for count in observer.seen.values()):
+        raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to observe.")
+    tables = _tables(observer, places, data)
+    if promoted or (promoted is None and _promoted_is_cheap(model, places)):
+        tables["promoted"] = promoted_tokens(
+            model, Sites(s for s in places if s.writes), getattr(data, "tokenizer", None)
+        )
+    _warn_nonfinite(tables["neurons"])
+    action = {"name": "observe", "parameters": job.settings() | {"sites": list(places.names)}}
+    return Activity(tables, Manifest("activity", action=action, seed=seed, model=card, data=data.describe()))
+
+
+class _Pass:
+    """The job that an engine runs: it holds the model and the corpus, and folds blocks into an observer."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        corpus: Corpus,
+        sites: Sites,
+        reducers: Sequence[Reducer],
+        batch_size: int,
+        max_tokens: int | None,
+        seed: int,
+        model_hash: str | None,
+    ) -> None:
+        self.model, self.corpus, self.sites, self.reducers = model, corpus, sites, reducers
+        self.batch_size, self.max_tokens, self.seed, self.model_hash = (
+            batch_size,
+            max_tokens,
+            seed,
+            model_hash,
+        )
+
+    def start(self) -> Observer:
+        return Observer(self.sites, self.reducers)
+
+    def run(self, state: Observer, block: Block) -> bool:
+        block_number, first, last = block
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        # Modules of feed-forward sites run once in a pass (or the site says which call), so that the pass can
+        # end there.
+        stop = all(site.kind == "ffn" for site in self.sites)
+        number = 0
+        with torch.no_grad(), untouched(self.model), state.attached(self.model, stop=stop) as cap:
+            for start in range(first, last, _READ):
+                examples = self.corpus.examples(start, min(start + _READ, last))
+                for batch in batches(
+                    examples, batch_size=self.batch_size, max_tokens=self.max_tokens, pad=self.corpus.pad
+                ):
+                    moved = batch.to(device)
+                    batch_mismatch(self.model, moved.inputs)
+                    state.expect(batch_info(moved, number=number, block=block_number, seed=self.seed))
+                    cap.run(moved.inputs)
+                    number += 1
+                if not examples:
+                    break
+        return number > 0
+
+    def merge(self, state: Observer, other: Observer) -> None:
+        state.merge(other)
+
+    def dump(self, state: Observer) -> dict[str, Tensor]:
+        return state.state_dict()
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> Observer:
+        observer = self.start()
+        observer.load_state_dict(tensors)
+        return observer
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "reducers": {reducer_key(reducer): reducer.settings() for reducer in self.reducers},
+            "batch_size": self.batch_size,
+            "max_tokens": self.max_tokens,
+        }
+
+    def fingerprint(self) -> str:
+        sites = [(site.name, site.width, site.axis) for site in self.sites]
+        return json.dumps(
+            [self.settings(), sites, self.seed, self.model_hash, self.corpus.fingerprint], sort_keys=True
+        )
+
+
+def _reducers(wanted: Sequence[Reducer | str] | None, corpus: Corpus) -> list[Reducer]:
+    if wanted is None:
+        fields = [ClassMeans(field, classes) for field, classes in corpus.labels.items() if classes]
+        return [*(make() for make in REDUCERS.values()), *fields]
+    if isinstance(wanted, str):
+        raise InvalidArgumentError(f"reducers must be a list, such as [{wanted!r}].")
+    made: list[Reducer] = []
+    for reducer in wanted:
+        if isinstance(reducer, str):
+            if reducer not in REDUCERS:
+                raise InvalidArgumentError(f"There is no reducer {reducer!r}. {closest(reducer, REDUCERS)}")
+            made.append(REDUCERS[reducer]())
+        else:
+            made.append(reducer)
+    return made
+
+
+def _tables(observer: Observer, sites: Sites, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """Join the sites' tables, and name tokens and images that the corpus knows by number."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for site in sites:
+        neurons = pd.DataFrame({"site": site.name, "layer": site.layer, "neuron": np.arange(site.width)})
+        nonfinite = observer.nonfinite[site.name].numpy()
+        neurons["n"], neurons["nonfinite"] = observer.seen[site.name].numpy() - nonfinite, nonfinite
+        columns = [neurons]
+        for reducer in observer.reducers[site.name].values():
+            for name, frame in reducer.result().items():
+                if name == "neurons":
+                    columns.append(frame)
+                else:
+                    parts.setdefault(name, []).append(frame.assign(site=site.name))
+        parts.setdefault("neurons", []).append(pd.concat(columns, axis=1))
+    tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
+    tables["neurons"]["layer"] = tables["neurons"]["layer"].astype("Int32")
+    tables["sites"] = sites.to_frame()
+    if "contexts" in tables:
+        ids = pd.unique(tables["contexts"]["token_id"])
+        shown = corpus.token_strings(ids.tolist())
+        names = dict(zip(ids, shown if shown is not None else map(str, ids), strict=True))
+        tables["contexts"]["token"] = tables["contexts"]["token_id"].map(names)
+    if "examples" in tables:
+        images = _images(tables["examples"], corpus)
+        if len(images):
+            tables["images"] = images
+    return tables
+
+
+def _images(examples: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
+    shown = np.unique(examples.loc[examples["rank"] < _PICTURED_RANKS, "example"].to_numpy())
+    if not len(shown) or corpus.image(int(shown[0])) is None:
+        return pd.DataFrame()
+    return pd.DataFrame({"example": shown, "png": [corpus.image(int(number)) for number in shown]})
+
+
+def _promoted_is_cheap(model: nn.Module, sites: Sites) -> bool:
+    writing = [site for site in sites if site.writes is not None]
+    if not writing or not has_unembedding(model):
+        return False
+    vocabulary, width = model.get_output_embeddings().weight.shape  # type: ignore[operator, union-attr]
+    return 2.0 * sum(site.width for site in writing) * vocabulary * width < _PROMOTED_FLOPS
+
+
+def _warn_nonfinite(neurons: pd.DataFrame) -> None:
+    bad = neurons[neurons["nonfinite"] > 0]
+    if len(bad):
+        worst = bad.sort_values("nonfinite", ascending=False).iloc[0]
+        warnings.warn(
+            f"{len(bad)} neurons had activations that are NaN or infinite; they are left out of all statistics "
+            f"and counted in the column 'nonfinite'. Worst: neuron {worst['neuron']} of {worst['site']}, {worst['nonfinite']} values.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _name(model: nn.Module) -> str:
+    """Return the model's own name, without the folders it was loaded from."""
+    config = getattr(model, "config", None)
+    path = getattr(config, "_name_or_path", "") or ""
+    return Path(path).name or type(model).__name__
+
+
+class _bar:
+    """A progress bar over examples; silent unless standard error is a terminal."""
+
+    def __init__(self, wanted: bool | None, total: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        shown = sys.stderr.isatty() if wanted is None else wanted
+        self._progress = Progress(console=console, disable=not shown, transient=True)
+        self._total = total
+
+    def __enter__(self) -> Callable[[Block], None]:
+        self._progress.__enter__()
+        task = self._progress.add_task("Observing", total=self._total)
+        return lambda block: self._progress.update(task, completed=block[2])
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.__exit__(None, None, None)
