@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.utils.checkpoint import checkpoint
 
-from models import NAMES, LanguageModel, Reused, make
 from neuronwise.errors import (
     AmbiguousCallError,
     HookError,
@@ -20,6 +19,7 @@ from neuronwise.errors import (
 )
 from neuronwise.hooks import call_model, capture, intervene
 from neuronwise.sites import Site
+from tests.models import NAMES, LanguageModel, Reused, make
 
 
 def hooks_of(model):
@@ -184,7 +184,7 @@ def test_exceptions_leave_no_hook(where):
     def fail(*arguments):
         raise error
 
-    with pytest.raises(error), capture(case.model, case.sites) as cap:  # noqa: PT012
+    with pytest.raises(error), capture(case.model, case.sites) as cap:
         if where == "block":
             raise error
         handle = case.model[3].register_forward_hook(fail)
@@ -338,8 +338,10 @@ def test_wrong_addresses():
         with pytest.raises(SiteAxisError, match=r"shape \(6, 8\)"), capture(case.model, wrong):
             case.model(case.batch)
     conv = make("cnn")
-    with pytest.raises(SiteAxisError, match="Axis 1 would fit"), capture(conv.model, Site("2", "output",
-    width=6)):
+    with (
+        pytest.raises(SiteAxisError, match="Axis 1 would fit"),
+        capture(conv.model, Site("2", "output", width=6)),
+    ):
         conv.model(conv.batch)
     assert hooks_of(case.model) == before
 
@@ -349,8 +351,10 @@ def test_no_tensor_at_the_site():
         def forward(self, x):
             return None
 
-    with pytest.raises(SiteAxisError, match="no tensor output"), capture(Silent(), Site("", "output",
-    width=1)) as cap:
+    with (
+        pytest.raises(SiteAxisError, match="no tensor output"),
+        capture(Silent(), Site("", "output", width=1)) as cap,
+    ):
         cap.run(torch.ones(1))
 
 
@@ -387,8 +391,10 @@ class Checkpointed(nn.Module):
 
     def forward(self, x):
         for _ in range(self.times):
-            x = checkpoint(self.inner, x, use_reentrant=self.reentrant) if self.reentrant is not None else
-            self.inner(x)
+            if self.reentrant is None:
+                x = self.inner(x)
+            else:
+                x = checkpoint(self.inner, x, use_reentrant=self.reentrant)
         return x
 
 
@@ -404,8 +410,9 @@ def test_checkpointing_counts_a_batch_once(reentrant, times):
     model, x = Checkpointed(reentrant=reentrant, times=times), torch.randn(3, 4, requires_grad=True)
     plain = gradients(model, x)
     site, seen = Site("inner.2", "input", width=6), []
-    with capture(model, site) as cap, capture(
-        model, site, reduce=lambda s, t: seen.append(t.square().sum()), copy=True
+    with (
+        capture(model, site) as cap,
+        capture(model, site, reduce=lambda s, t: seen.append(t.square().sum()), copy=True),
     ):
         watched = gradients(model, x)
         assert len(cap.calls(site)) == len(seen) == times

@@ -1,6 +1,8 @@
 """Capture and intervene: the only room that registers a hook."""
 
 from neuronwise.hooks.capture import Capture, capture
+from neuronwise.hooks.check import check
+from neuronwise.hooks.check_report import CheckReport, CheckRow
 from neuronwise.hooks.intervene import intervene
 from neuronwise.hooks.interventions import (
     INTERVENTIONS,
@@ -19,6 +21,8 @@ __all__ = [
     "INTERVENTIONS",
     "Add",
     "Capture",
+    "CheckReport",
+    "CheckRow",
     "Intervention",
     "Mean",
     "Patch",
@@ -29,6 +33,7 @@ __all__ = [
     "batch_mismatch",
     "call_model",
     "capture",
+    "check",
     "intervene",
     "refuse_uncatchable",
     "untouched",

@@ -129,16 +129,17 @@ class _Applied:
 
     def __call__(self, tensor: Tensor, call: int | None) -> Tensor:
         """Return the activation with the change made, out of place."""
-        last = self._site.axis in (-1, tensor.dim() - 1)
-        moved = tensor if last else tensor.movedim(self._site.axis, -1)
+        axis = self._site.axis
         if self._index is None:
-            result = self._changed(moved, call)
+            result = self._changed(tensor.movedim(axis, -1), call).movedim(-1, axis)
         else:
             if self._index.device != tensor.device:
                 self._index = self._index.to(tensor.device)
-            values = moved.index_select(-1, self._index)
-            result = moved.index_copy(-1, self._index, self._changed(values, call))
-        return result if last else result.movedim(-1, self._site.axis)
+            values = tensor.index_select(axis, self._index).movedim(axis, -1)
+            changed = self._changed(values, call).movedim(-1, axis)
+            result = tensor.index_copy(axis, self._index, changed)
+        # The model may go on with view(), which needs the layout that it had.
+        return result.contiguous() if tensor.is_contiguous() else result
 
     def _changed(self, values: Tensor, call: int | None) -> Tensor:
         changed = self._fit(self._change(values, call), values)

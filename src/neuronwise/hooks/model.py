@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -124,7 +125,7 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors in nested mappings, tuples and lists, each with the path that leads to it."""
+    """Yield the tensors in nested mappings, tuples, lists and data classes, with the path to each."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, PackedSequence):
@@ -133,6 +134,9 @@ def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from tensors_in(item, f"{name}[{key!r}]")
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from tensors_in(getattr(value, field.name), f"{name}.{field.name}")
 
 
 def batch_mismatch(model: nn.Module, batch: Any) -> None:
@@ -159,7 +163,8 @@ def batch_mismatch(model: nn.Module, batch: Any) -> None:
                 )
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     floats = [(n, t) for n, t in tensors if t.is_floating_point() and not n.endswith("mask']")]
-    autocast = any(torch.is_autocast_enabled(kind) for kind in {device.type for device in devices})
+    kinds = {device.type for device in devices if torch.amp.is_autocast_available(device.type)}
+    autocast = any(torch.is_autocast_enabled(kind) for kind in kinds)
     if dtypes and floats and not autocast and not any(t.dtype in dtypes for _, t in floats):
         name, tensor = floats[0]
         have = ", ".join(sorted(map(str, dtypes)))
