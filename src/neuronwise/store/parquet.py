@@ -70,7 +70,7 @@ def read_rows(path: Path, name: str, where: Mapping[str, Sequence[object]]) -> p
         # Text stays dictionary encoded until the few rows that are wanted are found.
         with pq.ParquetFile(path, read_dictionary=texts if where else None) as file:
             arrow = pa.concat_tables(_pieces(file, where)) if where else file.read()
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise TamperedResultError(f"{path} cannot be read as the table {name!r}: {error}") from error
     return from_arrow(table, _checked(table, arrow, path))
 

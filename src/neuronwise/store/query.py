@@ -151,11 +151,15 @@ def _run(database: duckdb.DuckDBPyConnection, sql: str) -> pd.DataFrame:
     import duckdb
 
     try:
-        return database.execute(sql).df()
+        if database.extract_statements(sql):
+            return database.execute(sql).df()
     except duckdb.Error as error:
-        raise InvalidArgumentError(
-            f"DuckDB refuses this SQL. {error}\nThere are:\n{_columns(database)}"
-        ) from error
+        raise InvalidArgumentError(_refusal(database, f"DuckDB refuses this SQL. {error}")) from error
+    raise InvalidArgumentError(_refusal(database, "There is no SQL to run."))
+
+
+def _refusal(database: duckdb.DuckDBPyConnection, problem: str) -> str:
+    return f"{problem}\nThere are:\n{_columns(database)}"
 
 
 def _columns(database: duckdb.DuckDBPyConnection) -> str:

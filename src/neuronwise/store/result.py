@@ -192,14 +192,14 @@ class Result:
             )
         result = cls(tables={}, manifest=manifest)
         frames = {
-            name: partial(_read_frame, path, name, manifest)
+            name: partial(_load_frame, path, name, manifest)
             for name in TABLES
             if _file(name) in manifest.files
         }
         object.__setattr__(result, "tables", _Lazy(frames, _shared_copy))
         if ARRAYS_FILE in manifest.files:
             file = path / ARRAYS_FILE
-            arrays = {name: partial(_read_only_array, file, name) for name in read_array_names(file)}
+            arrays = {name: partial(_load_array, path, name, manifest) for name in read_array_names(file)}
             object.__setattr__(result, "arrays", _Lazy(arrays, _same))
         object.__setattr__(result, "folder", path)
         return result
@@ -293,11 +293,13 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return mine
 
 
-def _read_only_array(path: Path, name: str) -> npt.NDArray[Any]:
+def _load_array(folder: Path, name: str, manifest: Manifest) -> npt.NDArray[Any]:
+    path = folder / ARRAYS_FILE
+    check_file(path, manifest.files[path.name], verify=False)
     return _read_only(read_array(path, name))
 
 
-def _read_frame(folder: Path, name: str, manifest: Manifest) -> pd.DataFrame:
+def _load_frame(folder: Path, name: str, manifest: Manifest) -> pd.DataFrame:
     path = folder / _file(name)
     check_file(path, manifest.files[path.name], verify=False)
     return read_table(path, name)
