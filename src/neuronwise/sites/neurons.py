@@ -253,7 +253,7 @@ class NeuronSet:
         return counts
 
     def matched_random(self, sites: Site | Iterable[Site] | None = None, *, seed: int = 0) -> NeuronSet:
-        """Return a random control: as many neurons in each site, none of them in this set where there is room.
+        """Return a random control: as many neurons in each site, none of them in this set if there is room.
 
         Args:
             sites: The sites that may be drawn from; each site of this set must be among them. None means the

@@ -56,8 +56,8 @@ class Site:
         path: Path of the module, as in ``model.get_submodule(path)``; ``""`` is the model itself.
         tensor: Which tensor: the module's first tensor ``"input"`` or first tensor ``"output"``.
         width: Number of neurons.
-        axis: The axis that counts neurons: -1 for ``(batch, position, neuron)``, 1 for ``(batch, channel,
-            ...)``.
+        axis: The axis that counts neurons: -1 for ``(batch, position, neuron)``, 1 for
+            ``(batch, channel, ...)``.
         layer: Number of the layer within its stack, from 0, or None.
         stack: Path of the list of layers it belongs to, such as ``"encoder.block"``; ``""`` if there is none.
         kind: ``"ffn"``, ``"hidden"``, ``"conv"``, ``"rnn"`` or ``"module"`` (named by hand).
