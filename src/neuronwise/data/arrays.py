@@ -143,8 +143,9 @@ def load_arrays(path: Path) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
     try:
         if path.suffix == ".npy":
             return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            read = np.load(file, allow_pickle=False)
+            return {name: read[name] for name in read.files} if hasattr(read, "files") else {"": read}
     except ValueError as error:
         if "pickle" in str(error) or "object" in str(error):
             raise UnsafeFileError(

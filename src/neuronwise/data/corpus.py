@@ -22,9 +22,6 @@ T = TypeVar("T")
 # Examples read at a time when a corpus is walked through from the start.
 _BLOCK = 256
 
-# What padding positions get in inputs other than the token ids; everything not named gets 0.
-_PADDING = {"labels": -100}
-
 
 def is_sequence(tensor: Tensor) -> bool:
     """Return whether a tensor without a batch axis is a row of token ids."""
@@ -161,6 +158,10 @@ class Corpus(ABC):
         """Return a small PNG picture of an example, or None where an example is not a picture."""
         return None
 
+    def token_strings(self, ids: Sequence[int]) -> tuple[str, ...] | None:
+        """Return one string a token id, for display, or None where the corpus does not know them."""
+        return None
+
     def __len__(self) -> int:
         length = self.length()
         if length is None:
@@ -274,9 +275,8 @@ def _collate_named(
     rows = [example.inputs for example in group if isinstance(example.inputs, Mapping)]
     if len(rows) < len(group):
         raise DataError("Some examples have named inputs and others one tensor; a corpus must have one form.")
-    values = {"input_ids": pad, **_PADDING}
     inputs = {
-        name: _stack([row[name] for row in rows], lengths, width, values.get(name, 0), name)
+        name: _stack([row[name] for row in rows], lengths, width, _filling(name, pad), name)
         for name in _common_names(rows, "inputs")
     }
     given = inputs.get("attention_mask")
@@ -287,6 +287,14 @@ def _collate_named(
     elif mask is not None and "input_ids" in first:
         inputs["attention_mask"] = mask.long()
     return inputs, mask
+
+
+def _filling(name: str, pad: int) -> int:
+    """Return what padding positions get in the input of that name."""
+    if name.endswith("input_ids"):
+        return pad
+    # The class that losses leave out; everything else, such as an attention mask, gets 0.
+    return -100 if name == "labels" else 0
 
 
 def _positional(group: list[Example]) -> list[Tensor]:

@@ -90,7 +90,8 @@ def load_model(
                 **options,
             )
             tokenizer = _tokenizer(transformers, address, options)
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except Exception as error:
+            # Configurations and weights are foreign, and can go wrong in any way; the cause is kept.
             raise _cannot_load(address, error, allow_pickle) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

@@ -109,7 +109,7 @@ class TextEncoder:
             labels: Class names by field; ids count into them.
 
         Raises:
-            DataError: If a text has no tokens, or words cannot be told apart by this tokenizer.
+            DataError: If a text has no tokens, or the tokenizer is not a fast one where words have to be told apart.
         """
         ids = {
             name: {value: number for number, value in enumerate(classes)} for name, classes in labels.items()
@@ -134,20 +134,24 @@ class TextEncoder:
                 f"Words need a fast tokenizer, which {type(self.tokenizer).__name__} is not: it does not say which "
                 "token comes from which word."
             )
-        try:
-            return self.tokenizer(
-                texts,
-                is_split_into_words=words,
-                add_special_tokens=self.add_special_tokens,
-                truncation=self.max_length is not None,
-                max_length=self.max_length,
-                stride=self.stride if fast else 0,
-                return_overflowing_tokens=fast and self.max_length is not None,
-                return_attention_mask=False,
-            )
-        except AssertionError as error:
-            # Byte-level tokenizers refuse words unless they may put a space before each.
-            raise DataError(f"The tokenizer does not take words: {error}") from error
+        if words and self._glues_words:
+            texts = [[word if n == 0 else f" {word}" for n, word in enumerate(text)] for text in texts]
+        return self.tokenizer(
+            texts,
+            is_split_into_words=words,
+            add_special_tokens=self.add_special_tokens,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
+            stride=self.stride if fast else 0,
+            return_overflowing_tokens=fast and self.max_length is not None,
+            return_attention_mask=False,
+        )
+
+    @cached_property
+    def _glues_words(self) -> bool:
+        """Whether words come out without spaces between them, as with byte-level tokenizers such as GPT-2's."""
+        encoded = self.tokenizer(["a", "a"], is_split_into_words=True, add_special_tokens=False)
+        return not any(" " in token for token in self._strings(list(encoded["input_ids"])))
 
     def _example(
         self,
@@ -229,6 +233,15 @@ class TextCorpus(Corpus):
         flat = [example for windows in encoded for example in windows]
         before = int(self._windows[first])
         return [replace(flat[number - before], index=number) for number in range(start, stop)]
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that makes tokens of the texts."""
+        return self._encoder.tokenizer
+
+    def token_strings(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Return one string a token id, for display."""
+        return token_strings(self.tokenizer, ids)
 
     def identity(self) -> dict[str, Any]:
         """Return the hash of the texts and the settings of the tokenizer."""
