@@ -257,8 +257,12 @@ class TextCorpus(Corpus):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return a description for a manifest; ``truncated`` counts the texts cut among those read so far."""
-        return {**super().describe(), "skipped": self._records.skipped, "truncated": len(self._cut)}
+        """Return a description for a manifest.
+
+        ``truncated`` counts the texts cut among those read so far; None with a slow tokenizer, which does not say.
+        """
+        truncated = len(self._cut) if self._encoder.tokenizer.is_fast else None
+        return {**super().describe(), "skipped": self._records.skipped, "truncated": truncated}
 
 
 def name_of(function: Transform | None) -> str | None:
