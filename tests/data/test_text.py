@@ -260,3 +260,24 @@ def test_options_that_do_not_go_with_the_source_are_refused(lines, tokenizer):
 def test_a_corpus_is_returned_as_it_is(tokenizer):
     read = corpus(["a"], tokenizer=tokenizer)
     assert corpus(read) is read
+
+
+def test_slow_tokenizers_read_texts_but_not_words():
+    transformers = pytest.importorskip("transformers")
+    slow = transformers.ByT5Tokenizer()
+    assert not slow.is_fast
+    read = corpus(["a cat", "on"], tokenizer=slow, max_length=4)
+    assert [example.tokens for example in read] == [("a", " ", "c", "</s>"), ("o", "n", "</s>")]
+    assert read.describe()["truncated"] is None and len(read.fingerprint) == 64
+    with pytest.raises(InvalidArgumentError, match="fast tokenizer"):
+        corpus(["a cat"], tokenizer=slow, max_length=4, long="split")
+    with pytest.raises(DataError, match="fast tokenizer"):
+        corpus([{"text": ["a", "cat"]}], tokenizer=slow).examples(0, 1)
+
+
+def test_a_forked_child_does_not_move_the_place_in_the_file(lines, tokenizer):
+    records = corpus(lines, tokenizer=tokenizer)._records
+    records.read(0, 1)
+    handle = records._open()
+    records._owner = -1
+    assert records._open() is not handle, "another process opens the file for itself"
