@@ -92,7 +92,8 @@ class _Tracer(fx.Tracer):
         finally:
             self.stack.pop()
         last = _first_node(result)
-        if last is not None:
+        # A value that a module only passes on was not made there.
+        if last is not None and run in self.found.inside[last]:
             self.found.outputs.setdefault(last, []).append(run)
         return result
 

@@ -42,10 +42,12 @@ def structure_sites(model: nn.Module) -> list[Site]:
     parts of their own, such as blocks; its path is the ``stack``. If no site is in such a list, sites are numbered
     as they run; if only some are, the others have no layer number.
     """
-    found = {site.name: site for site in _explore("", model).sites}
+    found = {site.name: site for site in _explore("", model, {}).sites}
     placed = []
     for site in found.values():
-        stack, layer = layer_of(model, site.path)
+        # Neurons belong to the layer that computes them, which need not be the one where they are caught.
+        home = site.reads[0].parameter.rpartition(".")[0] if site.reads else site.path
+        stack, layer = layer_of(model, home)
         placed.append(replace(site, stack=stack, layer=layer))
     if all(site.layer is None for site in placed):
         placed = [replace(site, layer=number) for number, site in enumerate(placed)]
@@ -72,19 +74,25 @@ class _Explored:
     opaque: frozenset[nn.Module] = frozenset()
 
 
-def _explore(path: str, module: nn.Module) -> _Explored:
+def _explore(path: str, module: nn.Module, memo: dict[str, _Explored]) -> _Explored:
+    if path not in memo:
+        memo[path] = _explore_anew(path, module, memo)
+    return memo[path]
+
+
+def _explore_anew(path: str, module: nn.Module, memo: dict[str, _Explored]) -> _Explored:
     known = _known_module(path, module)
     if known is not None:
         return _Explored(known)
     graph = trace(module)
     if graph is not None:
-        return _Explored(tuple(_graph_sites(path, graph)))
-    parts = [_explore(_join(path, name), child) for name, child in module.named_children()]
+        return _Explored(tuple(_graph_sites(path, graph, memo)))
+    parts = [_explore(_join(path, name), child, memo) for name, child in module.named_children()]
     opaque = frozenset[nn.Module]().union(*(part.opaque for part in parts))
     if opaque:
         graph = trace(module, opaque=opaque)
         if graph is not None:
-            return _Explored(tuple(_graph_sites(path, graph)), opaque)
+            return _Explored(tuple(_graph_sites(path, graph, memo)), opaque)
     sites = [site for part in parts for site in part.sites]
     sites += [site for site in _pairs(path, module) if site.name not in {s.name for s in sites}]
     return _Explored(tuple(sites), opaque if isinstance(module, _CONTAINERS) else frozenset([module]))
@@ -138,7 +146,7 @@ def _pairs(path: str, module: nn.Module) -> Iterator[Site]:
             yield _dense_site(path, down, child, reads, "ffn")
 
 
-def _graph_sites(path: str, graph: Graph) -> Iterator[Site]:
+def _graph_sites(path: str, graph: Graph, memo: dict[str, _Explored]) -> Iterator[Site]:
     """Find the sites of a traced module, in the order of the graph."""
     taken: set[fx.Node] = set()
     looked_into: set[nn.Module] = set()
@@ -162,7 +170,7 @@ def _graph_sites(path: str, graph: Graph) -> Iterator[Site]:
             yield _graph_rnn(path, node, graph)
         elif module not in looked_into:
             looked_into.add(module)
-            yield from _explore(_join(path, str(node.target)), module).sites
+            yield from _explore(_join(path, str(node.target)), module, memo).sites
 
 
 def _settled_convs(graph: Graph, *, root: bool) -> dict[fx.Node, Settled]:
