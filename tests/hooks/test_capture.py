@@ -1,6 +1,8 @@
 import copy
+import dataclasses
 import io
 from collections import namedtuple
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -267,19 +269,35 @@ def test_packed_sequences():
 Named = namedtuple("Named", "aux hidden")
 
 
-@pytest.mark.parametrize("kind", [list, tuple, dict, Named])
-def test_containers_are_rebuilt_with_their_type(kind):
+@dataclasses.dataclass(frozen=True)
+class Output:
+    aux: None
+    hidden: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    ("make_output", "read"),
+    [
+        (lambda x: [None, x], lambda out: out[1]),
+        (lambda x: (None, x), lambda out: out[1]),
+        (lambda x: ("text", [{}, {"deep": x}]), lambda out: out[1][1]["deep"]),
+        (lambda x: {"aux": None, "hidden": x, "last": x + 1}, lambda out: out["hidden"]),
+        (lambda x: MappingProxyType({"aux": None, "hidden": x}), lambda out: out["hidden"]),
+        (lambda x: Named(None, x), lambda out: out.hidden),
+        (lambda x: Output(None, x), lambda out: out.hidden),
+        (lambda x: torch.return_types.max((x, x)), lambda out: out.values),
+    ],
+)
+def test_containers_are_rebuilt_with_their_type(make_output, read):
     class Maker(nn.Module):
         def forward(self, x):
-            if kind is dict:
-                return {"aux": None, "hidden": x, "last": x + 1}
-            return Named(None, x) if kind is Named else kind([None, x])
+            return make_output(x)
 
     model, x = Maker(), torch.ones(2, 3)
     with intervene(model, Site("", "output", width=3), "scale", 5.0):
         out = model(x)
-    assert type(out) is kind
-    assert torch.equal(out["hidden"] if kind is dict else out[1], 5 * x)
+    assert type(out) is type(make_output(x))
+    assert torch.equal(read(out), 5 * x)
     assert torch.equal(x, torch.ones(2, 3))
 
 
@@ -332,7 +350,8 @@ def test_wrong_addresses():
         case.model(case.batch)
     with pytest.raises(SiteNotFoundError, match="4:input"):
         cap["4:inputs"]
-    assert "4:inputs" not in cap
+    assert "4:inputs" not in cap and 3 not in cap
+    assert repr(cap) == "<Capture: 2 of 2 sites read, closed>"
     before = hooks_of(case.model)
     for wrong in (Site("2", "input", width=9), Site("2", "input", width=8, axis=2)):
         with pytest.raises(SiteAxisError, match=r"shape \(6, 8\)"), capture(case.model, wrong):

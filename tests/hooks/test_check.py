@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.checkpoint import checkpoint
 
 from neuronwise.errors import BatchMismatchError, CompiledModelError, HookError
 from neuronwise.hooks import CheckReport, CheckRow, check
@@ -119,6 +121,105 @@ def test_autocast_is_measured_against_its_own_dtype():
         report = check(case.model, case.batch, case.sites)
     assert report.passed, str(report)
     assert "bfloat16" in row(report, "agrees with float64").detail
+
+
+class Keeps(nn.Module):
+    """Computes with what it was built with, and gives several outputs in a data class."""
+
+    @dataclasses.dataclass
+    class Output:
+        first: torch.Tensor
+        second: torch.Tensor
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = self.a(x)
+        return self.Output(self.b(hidden), hidden)
+
+
+def test_outputs_in_a_data_class():
+    report = check(Keeps(), torch.randn(5, 3), Site("b", "input", width=4))
+    assert report.passed and "2 output tensor(s)" in row(report, "outputs unchanged").detail
+
+
+def test_packed_sequences():
+    packed = pack_sequence([torch.randn(4, 3), torch.randn(2, 3)])
+    report = check(nn.LSTM(3, 5), packed, Site("", "output", width=5))
+    assert report.passed, str(report)
+    report = check(nn.LSTM(3, 5), (packed,), Site("", "output", width=5))
+    assert report.passed, str(report)
+
+
+def test_a_model_that_only_runs_in_float32_skips_the_comparison():
+    class Fixed(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.float())
+
+    report = check(Fixed(3, 2), torch.ones(1, 3), Site("", "input", width=3))
+    assert row(report, "agrees with float64").detail.startswith("skipped: no float64 copy")
+
+
+def test_an_output_that_does_not_depend_on_the_site_is_found():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def forward(self, x):
+            self.unused(x)
+            return self.used(x)
+
+    report = check(Around(), torch.ones(1, 3), Site("unused", "output", width=3))
+    assert "does not depend" in row(report, "interventions act").detail
+    assert "no gradient to unused" in row(report, "gradients flow").detail
+
+
+def test_a_gradient_that_is_not_finite_is_found():
+    class Root(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).mul(0).sqrt()
+
+    report = check(Root(3, 2), torch.ones(1, 3), Site("", "input", width=3))
+    assert "not finite at :input" in row(report, "gradients flow").detail
+
+
+def test_a_model_that_changes_itself_is_found():
+    class Learner(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            with torch.no_grad():
+                self.weight.mul_(1.5)
+            return out
+
+    report = check(Learner(3, 2), torch.ones(1, 3), Site("", "input", width=3))
+    assert row(report, "model untouched").detail == "changed: weights"
+
+
+def test_fused_layers_are_named_as_the_reason():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    report = check(layer, torch.randn(3, 5, 8), Site("linear2", "input", width=16))
+    unchanged = row(report, "outputs unchanged")
+    assert unchanged.passed or "fused fast paths" in unchanged.detail
+    assert row(report, "agrees with float64").passed
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing(reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+
+        def forward(self, x):
+            return checkpoint(self.inner, x + self.inner[0].bias[:3], use_reentrant=reentrant)
+
+    report = check(Checkpointed(), torch.randn(2, 3), Site("inner.2", "input", width=4))
+    failed = [r.name for r in report.rows if not r.passed]
+    assert failed == (["gradients flow"] if reentrant else []), str(report)
 
 
 def test_in_place_before_the_site_is_no_obstacle():

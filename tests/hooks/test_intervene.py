@@ -294,6 +294,14 @@ def test_masks_of_examples_and_pixels():
     assert difference.count_nonzero() == 6
 
 
+def test_positions_of_a_recurrent_network_with_the_sequence_first():
+    lstm, x = nn.LSTM(4, 3), torch.randn(5, 2, 4)
+    plain, _ = lstm(x)
+    with intervene(lstm, Site("", "output", width=3), "zero", positions=-1):
+        changed, _ = lstm(x)
+    assert torch.equal(changed[:4], plain[:4]) and not changed[4].any()
+
+
 @pytest.mark.parametrize("positions", ["last", 1.5, [1.0], [], True, [[1, 2]], object()])
 def test_positions_that_cannot_be_read(positions):
     case = make("transformer")

@@ -79,6 +79,13 @@ def test_untouched_puts_modes_buffers_and_random_state_back():
     assert torch.equal(torch.get_rng_state(), state) and random.getstate() == python_state
 
 
+def test_untouched_leaves_lazy_modules_to_themselves():
+    model = nn.Sequential(nn.LazyBatchNorm1d())
+    with untouched(model):
+        pass
+    assert model[0].running_mean is not None
+
+
 def test_untouched_puts_replaced_buffers_back():
     class Counter(nn.Module):
         def __init__(self):

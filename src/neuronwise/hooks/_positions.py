@@ -19,8 +19,8 @@ __all__ = ["Positions"]
 class Positions:
     """A choice of positions: a slice, whole numbers, or a mask.
 
-    Slices and numbers count along the second axis of an activation without its neuron axis, that is along T
-    of ``(batch, T)``; negative numbers count from the end. A mask has the whole shape of the activation
+    Slices and numbers count along T of an activation without its neuron axis, ``(batch, T)``, or ``(T, batch)``
+    where the sequence comes first; negative numbers count from the end. A mask has the whole shape of the activation
     without its neuron axis: ``(batch, T)``, ``(batch,)`` or ``(batch, height, width)``.
     """
 
@@ -47,7 +47,9 @@ class Positions:
             raise _unreadable(positions)
         return cls(tuple(data.reshape(-1).tolist()))
 
-    def mask(self, shape: torch.Size, device: torch.device, *, site: str) -> Tensor:
+    def mask(
+        self, shape: torch.Size, device: torch.device, *, site: str, sequence_first: bool = False
+    ) -> Tensor:
         """Return a boolean mask that broadcasts to an activation's shape without its neuron axis.
 
         Raises:
@@ -65,10 +67,10 @@ class Positions:
                 f"{site}: positions {self.chosen} need an activation (batch, position, neuron), but without "
                 f"its neuron axis this one has shape {tuple(shape)}. Give a boolean mask of that shape."
             )
-        length = shape[1]
-        mask = torch.zeros(1, length, dtype=torch.bool)
+        length = shape[0 if sequence_first else 1]
+        mask = torch.zeros(length, dtype=torch.bool)
         if isinstance(self.chosen, slice):
-            mask[0, list(range(*self.chosen.indices(length)))] = True
+            mask[list(range(*self.chosen.indices(length)))] = True
         else:
             outside = [at for at in self.chosen if not -length <= at < length]
             if outside:
@@ -77,8 +79,8 @@ class Positions:
                     "(With a key-value cache, each generation step has one position only.) Choose positions "
                     f"below {length}, or a slice, which may reach beyond the end."
                 )
-            mask[0, list(self.chosen)] = True
-        return mask.to(device)
+            mask[list(self.chosen)] = True
+        return mask.unsqueeze(1 if sequence_first else 0).to(device)
 
 
 def _unreadable(positions: Any) -> InvalidArgumentError:

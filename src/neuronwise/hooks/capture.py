@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -221,7 +222,8 @@ class Capture(Mapping[Key, Any]):
         if self._reduce is not None:
             # Checkpointing counts what is saved for the backward pass and would miss this when it recomputes;
             # under hooks of our own it is not counted.
-            with torch.autograd.graph.saved_tensors_hooks(_same, _same):
+            shield = torch.autograd.graph.saved_tensors_hooks(_same, _same)
+            with shield if torch.is_grad_enabled() else nullcontext():
                 value = self._reduce(site, tensor)
             return _Kept(value, value._version if _is_alias(value, tensor) else None)
         if self._copy or tensor.is_inference():

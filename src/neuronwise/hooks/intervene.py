@@ -14,6 +14,7 @@ from neuronwise.errors import InvalidArgumentError, closest
 from neuronwise.hooks._positions import Positions
 from neuronwise.hooks._tap import Tap
 from neuronwise.hooks.interventions import INTERVENTIONS, Change, Intervention, Spot
+from neuronwise.hooks.model import refuse_uncatchable
 from neuronwise.sites import NeuronSet, Site, Sites
 
 __all__ = ["intervene"]
@@ -46,7 +47,8 @@ def intervene(
             run, or ``{site: tensor}``. Learnable tensors get gradients.
         positions: Where along the sequence: None (everywhere), a whole number, a sequence of them, a slice,
             or a boolean mask of the activation's shape without its neuron axis. All but masks need
-            activations ``(batch, position, neuron)``.
+            activations ``(batch, position, neuron)``, or ``(position, batch, neuron)`` at an RNN without
+            ``batch_first``.
 
     Raises:
         SiteNotFoundError: If the model has no module of a site's path, or ``value`` has nothing for a site.
@@ -63,6 +65,7 @@ def intervene(
         ...     bool((model(torch.ones(4, 2)) == model[2].bias).all())
         True
     """
+    refuse_uncatchable(model)
     chosen = neurons if isinstance(neurons, NeuronSet) else NeuronSet.of(Sites.of(neurons))
     if not len(chosen):
         raise InvalidArgumentError("There is no neuron in the set to intervene on, so nothing would change.")
@@ -73,7 +76,9 @@ def intervene(
     for site in chosen.sites:
         spot = Spot(site, chosen.indices(site), offset, len(chosen))
         change = intervention.at(spot) if isinstance(intervention, Intervention) else intervention
-        changes[site] = _Applied(spot, change, where)
+        module = site.module(model)
+        sequence_first = isinstance(module, nn.RNNBase) and not module.batch_first
+        changes[site] = _Applied(spot, change, where, sequence_first=sequence_first)
         offset += len(spot.indices)
 
     def touch(site: Site, tensor: Tensor, call: int | None) -> Tensor:
@@ -121,10 +126,13 @@ def _intervention(how: Any, value: Any) -> Intervention | Change:
 class _Applied:
     """A change, applied to the chosen neurons and positions of a whole activation."""
 
-    def __init__(self, spot: Spot, change: Change, positions: Positions | None) -> None:
+    def __init__(
+        self, spot: Spot, change: Change, positions: Positions | None, *, sequence_first: bool
+    ) -> None:
         self._site = spot.site
         self._change = change
         self._positions = positions
+        self._sequence_first = sequence_first
         self._index = None if len(spot.indices) == spot.site.width else torch.tensor(spot.indices)
 
     def __call__(self, tensor: Tensor, call: int | None) -> Tensor:
@@ -145,7 +153,9 @@ class _Applied:
         changed = self._fit(self._change(values, call), values)
         if self._positions is None:
             return changed
-        mask = self._positions.mask(values.shape[:-1], values.device, site=self._site.name)
+        mask = self._positions.mask(
+            values.shape[:-1], values.device, site=self._site.name, sequence_first=self._sequence_first
+        )
         return torch.where(mask.unsqueeze(-1), changed, values)
 
     def _fit(self, changed: object, values: Tensor) -> Tensor:
