@@ -4,5 +4,14 @@ from neuronwise.sites.collection import Sites
 from neuronwise.sites.find import find_sites
 from neuronwise.sites.neurons import NeuronSet
 from neuronwise.sites.site import Site, WeightSlice
+from neuronwise.sites.unembedding import has_unembedding, promoted_tokens
 
-__all__ = ["NeuronSet", "Site", "Sites", "WeightSlice", "find_sites"]
+__all__ = [
+    "NeuronSet",
+    "Site",
+    "Sites",
+    "WeightSlice",
+    "find_sites",
+    "has_unembedding",
+    "promoted_tokens",
+]
