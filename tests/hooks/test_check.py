@@ -28,6 +28,27 @@ def test_the_zoo_passes(name, training):
     report.raise_if_failed()
 
 
+@pytest.mark.parametrize("name", ["mlp", "transformer"])
+def test_sites_are_found_where_none_are_given(name):
+    case = make(name)
+    report = check(case.model, case.batch)
+    assert report.passed, str(report)
+    assert row(report, "sites reached").detail == "2 of 2, once each"
+
+
+def test_a_language_model_of_the_hub_kind():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=23, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.LlamaForCausalLM(config).eval()
+    report = check(model, {"input_ids": torch.randint(23, (2, 5)), "use_cache": False})
+    assert report.passed, str(report)
+    assert "skipped" not in str(report)
+
+
 def test_report_as_table_and_text():
     report = CheckReport((CheckRow("a", True, "fine"), CheckRow("bb", False, "broken")))
     assert not report.passed

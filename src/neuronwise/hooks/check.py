@@ -17,7 +17,7 @@ from neuronwise.hooks.capture import capture
 from neuronwise.hooks.check_report import CheckReport, CheckRow
 from neuronwise.hooks.intervene import intervene
 from neuronwise.hooks.model import batch_mismatch, call_model, refuse_uncatchable, tensors_in, untouched
-from neuronwise.sites import Site, Sites
+from neuronwise.sites import Site, Sites, find_sites
 
 __all__ = ["check"]
 
@@ -63,11 +63,7 @@ def check(model: nn.Module, batch: Any, sites: Site | Iterable[Site] | None = No
     """
     refuse_uncatchable(model)
     batch_mismatch(model, batch)
-    if sites is None:
-        from neuronwise.sites import find_sites
-
-        sites = find_sites(model)
-    chosen = Sites.of(sites)
+    chosen = find_sites(model) if sites is None else Sites.of(sites)
     before = _state(model)
     plain = _floats(_run(model, batch))
     checks: dict[str, Callable[[], Row]] = {
