@@ -121,7 +121,7 @@ def _into_unembedding(model: nn.Module, site: Site, match: Match | None, indices
         raise InvalidArgumentError(f"{site.name} writes through a convolution, which no unembedding reads.")
     if values.is_meta:
         raise InvalidArgumentError(f"The weights of {site.name} are on the meta device and have no numbers.")
-    picked = values[torch.as_tensor(indices, device=values.device)]
+    picked = values[torch.tensor(indices, device=values.device)]
     vectors = picked if picked.dtype == torch.float64 else picked.float()
     if match is None:
         return vectors
