@@ -24,37 +24,53 @@ autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
-# Types of other packages are named but not linked, as linking would need the network.
+# Types of other packages are named but not linked, as linking would need the network; nor are names that a room
+# does not show.
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!neuronwise)[A-Za-z_]\w*(\.\w+)*"),
+    (r"py:.*", r"neuronwise\.\w+\.\w+\.\w+"),
     (r"py:.*", r"neuronwise(\.\w+)*\._\w+(\.\w+)*"),
+    (r"py:class", r".*\[.*"),
 ]
 
 
 def shown_where_it_is_public(app: Any, env: Any, node: Any, content: Any) -> Any:
-    """Lead a reference to the file that defines a name to the room that shows it.
+    """Lead a reference to a name to the room that shows it.
 
-    An annotation names ``neuronwise.sites.site.Site`` or just ``Site``; the reference documents it as
-    ``neuronwise.sites.Site``.
+    An annotation says ``neuronwise.sites.site.Site`` or just ``Site``, and a docstring ``neuronwise.find_sites``; the
+    reference documents them as ``neuronwise.sites.Site`` and ``neuronwise.sites.find_sites``.
     """
     if node.get("refdomain") != "py":
         return None
-    target = node.get("reftarget", "")
-    last = target.rpartition(".")[2]
+    target = node["reftarget"]
     domain = env.get_domain("py")
-    found = [
-        name for name in domain.objects if name.startswith("neuronwise.") and name.rpartition(".")[2] == last
-    ]
-    if target.startswith("neuronwise."):
-        room = ".".join(target.split(".")[:2])
-        found = [name for name in found if name == f"{room}.{last}"]
-    elif "." in target:
-        found = []
+    package, _, rest = target.rpartition("neuronwise.")
+    words = rest.split(".")
+    if rest in neuronwise._NAMES and not package:
+        names = ["neuronwise." + ".".join(neuronwise._NAMES[rest])]
+    elif target.startswith("neuronwise."):
+        names = [f"neuronwise.{words[0]}.{words[-1]}"]
+        if node["reftype"] == "mod":
+            names = [f"neuronwise.{words[0]}"]
+    else:
+        names = [
+            name for name in domain.objects if name.startswith("neuronwise.") and name.endswith(f".{target}")
+        ]
+    found = [domain.objects[name] for name in names if name in domain.objects]
     if len(found) != 1:
         return None
-    place = domain.objects[found[0]]
-    return make_refnode(app.builder, node["refdoc"], place.docname, place.node_id, content)
+    return make_refnode(app.builder, node["refdoc"], found[0].docname, found[0].node_id, content)
+
+
+def returns_are_prose(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from taking the words before a colon for a type: types stand in the signatures only."""
+    for number, line in enumerate(lines):
+        text = line.lstrip()
+        starts = number == 0 and what in ("property", "attribute", "data")
+        if text and (starts or (number and lines[number - 1].strip() == "Returns:")):
+            lines[number] = f"{line[: len(line) - len(text)]}: {text}"
 
 
 def setup(app: Any) -> None:
     app.connect("missing-reference", shown_where_it_is_public)
+    app.connect("autodoc-process-docstring", returns_are_prose, priority=400)
