@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 
@@ -153,6 +153,18 @@ class Sites(Sequence[Site]):
         whole = dict.fromkeys(("call", "layer"), "Int64") | dict.fromkeys(("width", "axis"), "int64")
         text = dict.fromkeys(("site", "path", "tensor", "stack", "kind"), "str")
         return frame.astype(whole | text)
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame) -> Sites:
+        """Return the sites of a table made by :meth:`to_frame`, as addresses: they do not know their weights."""
+        records = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        names = ("path", "tensor", "width", "axis", "layer", "stack", "kind", "call")
+        whole = {"width", "axis", "layer", "call"}
+
+        def value(record: dict[Hashable, Any], name: str) -> Any:
+            return int(record[name]) if name in whole and record[name] is not None else record[name]
+
+        return cls(Site(**{name: value(record, name) for name in names}) for record in records)
 
     def __repr__(self) -> str:
         head = ", ".join(self.names[:3])

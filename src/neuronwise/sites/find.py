@@ -75,13 +75,16 @@ def find_sites(
     shapes = _shapes(model, example, named)
     # A full name that discovery knows means that very site, with all that is known about it.
     known: dict[str, Site] = {}
-    if axis is None and width is None and any(full for *_, full in named):
+    if axis is None and width is None and example is None and any(full for *_, full in named):
         known = {site.name: site for site in _discovered(model)}
     sites = []
     for path, which, call, full in named:
+        name = f"{path}:{which}" if call is None else f"{path}:{which}#{call}"
+        if full and name in known:
+            sites.append(known[name])
+            continue
         site = _by_hand(model, path, modules[path], which, axis, width, shapes.get((path, which)))
-        site = replace(site, call=call)
-        sites.append(known.get(site.name, site) if full else site)
+        sites.append(replace(site, call=call))
     return Sites(sites)
 
 
