@@ -43,8 +43,17 @@ def test_reducer_on_model(name, reducer):
     torch.testing.assert_close(observed, plain, rtol=0, atol=0)
     for site in case.sites:
         x = np.concatenate([flat(site, tensor) for tensor in cap.calls(site)])
-        tables = {k: t for r in observer.reducers[site.name].values() for k, t in r.result().items() if k != "neurons"}
-        neurons = {c: s for r in observer.reducers[site.name].values() for c, s in r.result().get("neurons", {}).items()}
+        tables = {
+            k: t
+            for r in observer.reducers[site.name].values()
+            for k, t in r.result().items()
+            if k != "neurons"
+        }
+        neurons = {
+            c: s
+            for r in observer.reducers[site.name].values()
+            for c, s in r.result().get("neurons", {}).items()
+        }
         assert (observer.seen[site.name] == len(x)).all()
         np.testing.assert_allclose(neurons["mean"], x.mean(0), rtol=1e-9, atol=1e-15)
         if reducer == "extremes":

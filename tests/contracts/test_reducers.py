@@ -9,7 +9,7 @@ from neuronwise.observe import REDUCERS, ActiveFraction, CoActivation, Moments
 from tests.observe.streams import activations, feed
 
 CASES = {
-    **{name: make for name, make in REDUCERS.items()},
+    **REDUCERS,
     "moments of order 2": lambda: Moments(order=2),
     "active by magnitude": lambda: ActiveFraction(0.1, absolute=True),
     "sketched co-activation": lambda: CoActivation(full=2, sketch=64),

@@ -19,7 +19,10 @@ def test_quantiles_are_close_in_rank(stream):
     for level in levels:
         column = f"q{round(level * 100):02d}"
         for neuron in range(6):
-            below = (x[:, neuron] < table[column][neuron]).mean(), (x[:, neuron] <= table[column][neuron]).mean()
+            below = (
+                (x[:, neuron] < table[column][neuron]).mean(),
+                (x[:, neuron] <= table[column][neuron]).mean(),
+            )
             # a t-digest with k = 400 is good to about 0.5 % of rank in the middle, better at the ends
             assert below[0] - 0.015 <= level <= below[1] + 0.015, (column, neuron)
 

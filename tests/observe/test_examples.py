@@ -46,7 +46,8 @@ def test_ties_and_splits_change_nothing(data):
     sizes = data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=6))
     numbers = st.sampled_from([-1.0, 0.0, 0.0, 2.0])
     stream = [
-        torch.tensor(data.draw(st.lists(numbers, min_size=n * 3 * 2, max_size=n * 3 * 2))).reshape(n, 3, 2) for n in sizes
+        torch.tensor(data.draw(st.lists(numbers, min_size=n * 3 * 2, max_size=n * 3 * 2))).reshape(n, 3, 2)
+        for n in sizes
     ]
     cut = data.draw(st.integers(0, len(stream)))
     whole = feed(TopExamples(3), stream)
@@ -98,7 +99,9 @@ def test_not_finite_peaks_do_not_count():
 
 def test_without_tokens_there_is_no_context():
     reducer = TopExamples(2)
-    reducer.update(activations(torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(0)), tokens=False))
+    reducer.update(
+        activations(torch.randn(3, 1, 4, generator=torch.Generator().manual_seed(0)), tokens=False)
+    )
     assert set(reducer.result()) == {"examples"}
 
 

@@ -102,7 +102,13 @@ def test_same_seed_same_result(stories, activity):
 def test_processes_give_the_same(stories, activity):
     model, corpus, _ = stories
     other = nw.observe(
-        model, corpus, batch_size=4, block_size=11, engine="processes", workers=2, threads=torch.get_num_threads()
+        model,
+        corpus,
+        batch_size=4,
+        block_size=11,
+        engine="processes",
+        workers=2,
+        threads=torch.get_num_threads(),
     )
     same_pass(activity, other)
 
@@ -170,7 +176,9 @@ def test_saved_and_loaded(activity, tmp_path):
     assert isinstance(loaded, nw.Activity)
     assert loaded == activity
     assert loaded.sites == activity.sites
-    pd.testing.assert_frame_equal(loaded.examples(loaded.sites[1], 3), activity.examples(activity.sites[1], 3))
+    pd.testing.assert_frame_equal(
+        loaded.examples(loaded.sites[1], 3), activity.examples(activity.sites[1], 3)
+    )
 
 
 def test_selection_and_lookup(activity):
@@ -179,7 +187,7 @@ def test_selection_and_lookup(activity):
     assert set(top.to_frame()["neuron"]) == set(frame["neuron"])
     means = activity.means()
     assert means[activity.sites[0]].shape == (172,)
-    with pytest.raises(AddressError, match="Closest names.*kurtosis"):
+    with pytest.raises(AddressError, match=r"Closest names.*kurtosis"):
         activity.neurons("kurtsis")
     with pytest.raises(SiteNotFoundError, match="Closest names"):
         activity.examples("model.layers.9.mlp.down_proj:input", 0)
@@ -290,7 +298,9 @@ def test_a_users_own_reducer(net, tmp_path):
 
 
 def test_convolutions_count_every_place(net):
-    model = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 36, 2)
+    ).eval()
     images = torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     activity = nw.observe(model, nw.corpus(images), batch_size=4)
     with torch.no_grad():
@@ -335,7 +345,7 @@ def test_what_is_refused(net):
         nw.observe(net, corpus, nw.Site("middle", "input", width=6))
     with pytest.raises(SiteAxisError, match="down:input"):
         nw.observe(net, corpus, nw.Site("down", "input", width=7))
-    with pytest.raises(InvalidArgumentError, match="no reducer 'moment'.*moments"):
+    with pytest.raises(InvalidArgumentError, match=r"no reducer 'moment'.*moments"):
         nw.observe(net, corpus, reducers=["moment"])
     with pytest.raises(InvalidArgumentError, match="must be a list"):
         nw.observe(net, corpus, reducers="moments")

@@ -16,8 +16,12 @@ def test_moments_agree_with_float64(stream):
     np.testing.assert_allclose(table["mean"], x.mean(0), rtol=1e-9)
     np.testing.assert_allclose(table["std"], x.std(0, ddof=1), rtol=1e-9)
     varying = [0, 1, 2, 3, 5]
-    np.testing.assert_allclose(table["skewness"][varying], scipy.stats.skew(x[:, varying]), rtol=1e-7, atol=1e-12)
-    np.testing.assert_allclose(table["kurtosis"][varying], scipy.stats.kurtosis(x[:, varying]), rtol=1e-7, atol=1e-12)
+    np.testing.assert_allclose(
+        table["skewness"][varying], scipy.stats.skew(x[:, varying]), rtol=1e-7, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        table["kurtosis"][varying], scipy.stats.kurtosis(x[:, varying]), rtol=1e-7, atol=1e-12
+    )
 
 
 def test_mean_far_from_zero_in_many_uneven_batches():

@@ -119,18 +119,18 @@ class Activations:
     @cached_property
     def valid(self) -> Tensor | None:
         """True where :attr:`rows` is finite; None, and nothing computed, when everything is."""
-        finite = torch.isfinite(self._peak(1)).all() & torch.isfinite(self._peak(-1)).all()
+        finite = torch.isfinite(self._peaks[0]).all() & torch.isfinite(self._peaks[1]).all()
         return None if bool(finite) else torch.isfinite(self.rows)
 
     @cached_property
     def highest(self) -> Tensor:
         """Each example's highest finite activation of every neuron, ``(batch, neuron)``; -inf where it has none."""
-        return self._peak(1) if self.valid is None else self._finite_peak(1)
+        return self._peaks[1] if self.valid is None else self._finite(-torch.inf).amax(1)
 
     @cached_property
     def lowest(self) -> Tensor:
         """Each example's lowest finite activation of every neuron, ``(batch, neuron)``; +inf where it has none."""
-        return self._peak(-1) if self.valid is None else self._finite_peak(-1)
+        return self._peaks[0] if self.valid is None else self._finite(torch.inf).amin(1)
 
     @cached_property
     def row_examples(self) -> Tensor:
@@ -185,13 +185,10 @@ class Activations:
                 chunk.masked_fill_(~valid, 0.0)
             yield chunk, valid
 
-    def _peak(self, sign: int) -> Tensor:
-        cached = self.__dict__.get(f"_peak{sign}")
-        if cached is None:
-            values = self._unpadded
-            cached = values.amax(1) if sign > 0 else values.amin(1)
-            self.__dict__[f"_peak{sign}"] = cached
-        return cached  # type: ignore[no-any-return]
+    @cached_property
+    def _peaks(self) -> tuple[Tensor, Tensor]:
+        """Each example's lowest and highest activation, ``(batch, neuron)``; NaN where any is NaN."""
+        return self._unpadded.amin(1), self._unpadded.amax(1)
 
     @cached_property
     def _unpadded(self) -> Tensor:
@@ -202,8 +199,5 @@ class Activations:
         filler = self.values[torch.arange(len(first), device=first.device), first].unsqueeze(1)
         return torch.where(self.mask.unsqueeze(-1), self.values, filler)
 
-    def _finite_peak(self, sign: int) -> Tensor:
-        values = self._unpadded
-        worst = -sign * torch.inf
-        values = torch.where(torch.isfinite(values), values, worst)
-        return values.amax(1) if sign > 0 else values.amin(1)
+    def _finite(self, filler: float) -> Tensor:
+        return torch.where(torch.isfinite(self._unpadded), self._unpadded, filler)

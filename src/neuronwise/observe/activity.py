@@ -38,20 +38,7 @@ class Activity(Result):
     @property
     def sites(self) -> Sites:
         """The sites that were observed. As addresses only: they do not know their weights."""
-        frame = self.tables["sites"]
-        return Sites(
-            Site(
-                row.path,
-                row.tensor,
-                width=int(row.width),
-                axis=int(row.axis),
-                layer=None if pd.isna(row.layer) else int(row.layer),
-                stack=row.stack,
-                kind=row.kind,
-                call=None if pd.isna(row.call) else int(row.call),
-            )
-            for row in frame.itertuples()
-        )
+        return Sites.from_frame(self.tables["sites"])
 
     def statistic(self, name: str) -> Mapping[Site, NDArray[np.float64]]:
         """Return one statistic of every neuron, ``{site: (neuron,)}``.

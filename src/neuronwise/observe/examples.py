@@ -26,11 +26,9 @@ class TopExamples(Reducer):
     An example counts once, at its peak (the first of equal ones), so that one long text cannot fill the list. Equal
     values rank by the example's number, lower first: the outcome is the same, exactly, however the stream is split.
 
-    Tables: ``examples`` (``neuron``, ``side``, ``rank``, ``value``, ``example``, ``position``) and, where
-        there are tokens,
-    ``contexts`` (``neuron``, ``side``, ``rank``, ``offset``, ``token_id``, ``value``): the activations on the
-    tokens around
-    the peak.
+    Tables: ``examples`` (``neuron``, ``side``, ``rank``, ``value``, ``example``, ``position``) and, where there are
+    tokens, ``contexts`` (``neuron``, ``side``, ``rank``, ``offset``, ``token_id``, ``value``): the activations on the
+    tokens around the peak.
 
     Args:
         k: Examples a side.

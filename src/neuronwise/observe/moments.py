@@ -22,8 +22,7 @@ class Moments(Reducer):
     r"""Moments of every neuron's activation, with standard errors.
 
     Columns: ``mean``, ``std`` (divisor n - 1) and, from order 3 and 4, ``skewness`` :math:`m_3/m_2^{3/2}` and
-        ``kurtosis``
-    :math:`m_4/m_2^2 - 3` (the excess over a normal distribution; divisor n), each with ``_se``.
+    ``kurtosis`` :math:`m_4/m_2^2 - 3` (the excess over a normal distribution; divisor n), each with ``_se``.
 
     Every batch is shifted by its own first row and summed in float64, turned into central sums, and merged by the
     formulas of Chan et al. and Pebay, so nothing cancels however far the mean is from zero and however it drifts.
@@ -35,8 +34,8 @@ class Moments(Reducer):
     Raises:
         InvalidArgumentError: If ``order`` is not 2, 3 or 4.
 
-    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
-    (1979); P. Pebay, SAND2008-6212 (2008). Standard errors: see :mod:`neuronwise.observe._groups`.
+    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances" (1979); P. Pebay, SAND2008-6212 (2008). Standard errors: see :mod:`neuronwise.observe._groups`.
     """
 
     name: ClassVar[str] = "moments"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from neuronwise.data import Corpus, batches, model_card
@@ -75,28 +77,25 @@ def observe(
 ) -> Activity:
     """Watch the neurons of a model over a corpus, in one pass and in memory that does not grow with the corpus.
 
-    The model runs in evaluation mode and without gradients, and is bit-identical afterwards. Padding is left
-    out. Values that
-    are NaN or infinite are left out, counted for every neuron (column ``nonfinite``) and warned of. One
-    forward pass a batch.
+    The model runs in evaluation mode and without gradients, one forward pass a batch, and is bit-identical afterwards.
+    Padding is left out. Values that are NaN or infinite are left out, counted for every neuron (column ``nonfinite``)
+    and warned of.
 
     Args:
         model: Any module. It stays where it is; batches are moved to its device.
         corpus: A corpus, or anything that :func:`neuronwise.corpus` takes without a tokenizer.
         sites: What to watch; default: all that :func:`neuronwise.find_sites` finds.
-        reducers: Statistics wanted, as objects or by their name in ``REDUCERS``; default: all of them, and
-            class means for every
-            label field of the corpus.
+        reducers: Statistics wanted, as objects or by their name in ``REDUCERS``; default: all of them, and class means
+            for every label field of the corpus.
         engine: ``"local"``, ``"processes"`` or ``"ray"``; see :func:`neuronwise.engine.map_reduce`.
         workers: Worker processes or actors.
         threads: Torch threads of each worker.
         batch_size: Most examples a batch.
         max_tokens: Most positions a batch, padding included.
-        block_size: Examples a block, the unit that workers take and checkpoints count; default: a sixteenth of
-            the corpus.
-        promoted: Also list the tokens that every neuron promotes and demotes through the unembedding; default:
-            if the model has
-            one and it takes seconds only.
+        block_size: Examples a block, the unit that workers take and checkpoints count; default: a sixteenth of the
+            corpus.
+        promoted: Also list the tokens that every neuron promotes and demotes through the unembedding; default: if the
+            model has one and it takes seconds only.
         checkpoint: A file to save the state to now and then and to go on from when it is there.
         checkpoint_every: Seconds between two saves.
         model_name: Name for the record; default: the model's own, or its class.
@@ -142,9 +141,8 @@ def observe(
         raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to observe.")
     tables = _tables(observer, places, data)
     if promoted or (promoted is None and _promoted_is_cheap(model, places)):
-        tables["promoted"] = promoted_tokens(
-            model, Sites(s for s in places if s.writes), getattr(data, "tokenizer", None)
-        )
+        tables["promoted"] = promoted_tokens(model, Sites(site for site in places if site.writes is not None))
+    _name_tokens(tables, data)
     _warn_nonfinite(tables["neurons"])
     action = {"name": "observe", "parameters": job.settings() | {"sites": list(places.names)}}
     return Activity(tables, Manifest("activity", action=action, seed=seed, model=card, data=data.describe()))
@@ -240,7 +238,7 @@ def _reducers(wanted: Sequence[Reducer | str] | None, corpus: Corpus) -> list[Re
 
 
 def _tables(observer: Observer, sites: Sites, corpus: Corpus) -> dict[str, pd.DataFrame]:
-    """Join the sites' tables, and name tokens and images that the corpus knows by number."""
+    """Join the sites' tables, and add the images that they name by number."""
     parts: dict[str, list[pd.DataFrame]] = {}
     for site in sites:
         neurons = pd.DataFrame({"site": site.name, "layer": site.layer, "neuron": np.arange(site.width)})
@@ -257,16 +255,20 @@ def _tables(observer: Observer, sites: Sites, corpus: Corpus) -> dict[str, pd.Da
     tables = {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
     tables["neurons"]["layer"] = tables["neurons"]["layer"].astype("Int32")
     tables["sites"] = sites.to_frame()
-    if "contexts" in tables:
-        ids = pd.unique(tables["contexts"]["token_id"])
-        shown = corpus.token_strings(ids.tolist())
-        names = dict(zip(ids, shown if shown is not None else map(str, ids), strict=True))
-        tables["contexts"]["token"] = tables["contexts"]["token_id"].map(names)
     if "examples" in tables:
         images = _images(tables["examples"], corpus)
         if len(images):
             tables["images"] = images
     return tables
+
+
+def _name_tokens(tables: dict[str, pd.DataFrame], corpus: Corpus) -> None:
+    """Write the token texts that the corpus knows into the tables that have token numbers."""
+    for name in {"contexts", "promoted"} & tables.keys():
+        ids = pd.unique(tables[name]["token_id"])
+        shown = corpus.token_strings(ids.tolist())
+        texts = dict(zip(ids, map(str, ids) if shown is None else shown, strict=True))
+        tables[name]["token"] = tables[name]["token_id"].map(texts)
 
 
 def _images(examples: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
@@ -280,8 +282,9 @@ def _promoted_is_cheap(model: nn.Module, sites: Sites) -> bool:
     writing = [site for site in sites if site.writes is not None]
     if not writing or not has_unembedding(model):
         return False
-    vocabulary, width = model.get_output_embeddings().weight.shape  # type: ignore[operator, union-attr]
-    return 2.0 * sum(site.width for site in writing) * vocabulary * width < _PROMOTED_FLOPS
+    unembedding: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
+    cost = 2 * sum(site.width for site in writing) * unembedding.numel()
+    return cost < _PROMOTED_FLOPS
 
 
 def _warn_nonfinite(neurons: pd.DataFrame) -> None:
@@ -290,7 +293,8 @@ def _warn_nonfinite(neurons: pd.DataFrame) -> None:
         worst = bad.sort_values("nonfinite", ascending=False).iloc[0]
         warnings.warn(
             f"{len(bad)} neurons had activations that are NaN or infinite; they are left out of all statistics "
-            f"and counted in the column 'nonfinite'. Worst: neuron {worst['neuron']} of {worst['site']}, {worst['nonfinite']} values.",
+            f"and counted in the column 'nonfinite'. Worst: neuron {worst['neuron']} of {worst['site']}, "
+            f"{worst['nonfinite']} values.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -303,22 +307,11 @@ def _name(model: nn.Module) -> str:
     return Path(path).name or type(model).__name__
 
 
-class _bar:
-    """A progress bar over examples; silent unless standard error is a terminal."""
-
-    def __init__(self, wanted: bool | None, total: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        shown = sys.stderr.isatty() if wanted is None else wanted
-        self._progress = Progress(console=console, disable=not shown, transient=True)
-        self._total = total
-
-    def __enter__(self) -> Callable[[Block], None]:
-        self._progress.__enter__()
-        task = self._progress.add_task("Observing", total=self._total)
-        return lambda block: self._progress.update(task, completed=block[2])
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.__exit__(None, None, None)
+@contextmanager
+def _bar(wanted: bool | None, total: int | None) -> Iterator[Callable[[Block], None]]:
+    """Show a progress bar over examples, unless standard error is no terminal."""
+    console = Console(stderr=True)
+    shown = console.is_terminal if wanted is None else wanted
+    with Progress(console=console, disable=not shown, transient=True) as progress:
+        task = progress.add_task("Observing", total=total)
+        yield lambda block: progress.update(task, completed=block[2])

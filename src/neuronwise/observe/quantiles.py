@@ -27,22 +27,23 @@ _SKETCH_ERROR = 1.9
 class Quantiles(Reducer):
     """Approximate quantiles from a t-digest a neuron, as in Apache DataSketches.
 
-    Columns: ``q01``, ``q50``, ... with ``_se``, and ``quantile_n``, the number of activations in the sketch.
-        The t-digest is
-    the one sketch of that library that is deterministic. The standard error is half the width, in activation, of one
-    standard error of the rank either side; it holds for independent activations.
+    Columns: ``q01``, ``q50``, ... with ``_se``, and ``quantile_n``, the number of activations in the sketch. The
+    t-digest is the one sketch of that library that is deterministic. The standard error joins that of the sample and that of the
+    sketch: half the distance, in activation, between the quantiles one standard error of rank either side. It holds for
+    independent activations.
 
     Args:
         levels: Quantiles to report, each between 0 and 1.
         sample: Rows of a batch that enter the sketch, chosen by chance and the same for all sites; None for all. The
             sketch costs about 0.1 microseconds a value, far more than any other statistic.
-        compression: The t-digest's k: larger is more accurate and takes more memory (about 17 bytes a unit and neuron).
+        compression: The t-digest's k: larger is more accurate (about 2/k of rank at the median) and takes more memory
+            (about 8 bytes times k a neuron).
 
     Raises:
         InvalidArgumentError: If a level is outside (0, 1).
 
-    Source: T. Dunning, O. Ertl, "Computing extremely accurate quantiles using t-digests" (2019), arXiv:1902.04023; rank
-    interval: R. Woodruff, "Confidence intervals for medians and other position measures" (1952).
+    Source: T. Dunning, O. Ertl, "Computing extremely accurate quantiles using t-digests" (2019), arXiv:1902.04023;
+    rank interval: R. Woodruff, "Confidence intervals for medians and other position measures" (1952).
     """
 
     name: ClassVar[str] = "quantiles"
@@ -136,7 +137,9 @@ class Quantiles(Reducer):
         count = sketch.get_total_weight()
         row: list[float] = []
         for level in self.levels:
-            error = np.sqrt(level * (1.0 - level) * (1.0 / count + (2.0 * _SKETCH_ERROR / self.compression) ** 2))
+            error = np.sqrt(
+                level * (1.0 - level) * (1.0 / count + (2.0 * _SKETCH_ERROR / self.compression) ** 2)
+            )
             low, high = (sketch.get_quantile(min(1.0, max(0.0, level + d))) for d in (-error, error))
             row += [sketch.get_quantile(level), (high - low) / 2]
         return [*row, float(count)]

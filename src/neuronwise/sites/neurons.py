@@ -136,7 +136,8 @@ class NeuronSet:
             SiteNotFoundError: If a name is given that none of the set's sites has.
         """
         part = self._part(site)
-        return np.empty(0, dtype=np.int64) if part is None else part.indices
+        # A copy: torch warns when a read-only array, as the set keeps it, is used to index a tensor.
+        return np.empty(0, dtype=np.int64) if part is None else part.indices.copy()
 
     def scores(self, site: Site | str) -> Scores | None:
         """Return the scores of one site in the order of :meth:`indices`, or None if the set has none."""
