@@ -28,9 +28,9 @@ class Quantiles(Reducer):
     """Approximate quantiles from a t-digest a neuron, as in Apache DataSketches.
 
     Columns: ``q01``, ``q50``, ... with ``_se``, and ``quantile_n``, the number of activations in the sketch. The
-    t-digest is the one sketch of that library that is deterministic. The standard error joins that of the sample and that of the
-    sketch: half the distance, in activation, between the quantiles one standard error of rank either side. It holds for
-    independent activations.
+    t-digest is the one sketch of that library that is deterministic. The standard error joins that of the sample and
+    that of the sketch: half the distance, in activation, between the quantiles one standard error of rank either side.
+    It holds for independent activations.
 
     Args:
         levels: Quantiles to report, each between 0 and 1.

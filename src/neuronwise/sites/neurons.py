@@ -142,7 +142,7 @@ class NeuronSet:
     def scores(self, site: Site | str) -> Scores | None:
         """Return the scores of one site in the order of :meth:`indices`, or None if the set has none."""
         part = self._part(site)
-        return None if part is None else part.scores
+        return None if part is None or part.scores is None else part.scores.copy()
 
     def _part(self, site: Site | str) -> Part | None:
         if isinstance(site, str):
