@@ -1,0 +1,67 @@
+"""The command ``neuronwise`` and its commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import neuronwise
+from neuronwise.cli import ablate, check, demo, observe, query, report, sites
+from neuronwise.cli.running import EXIT_CODES, show_tracebacks
+
+__all__ = ["app", "main"]
+
+_EPILOG = "\n\n".join(
+    (
+        "A first walk: neuronwise demo. Then, step by step:\n"
+        "$ neuronwise sites stories260k\n"
+        "$ neuronwise observe stories260k stories --out activity\n"
+        "$ neuronwise report activity",
+        "Exit codes:\n" + "\n".join(f"{code:>5}  {meaning}" for code, meaning in EXIT_CODES.items()),
+    )
+)
+
+app = typer.Typer(
+    name="neuronwise",
+    help="Find, watch and change the neurons of any PyTorch model.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"neuronwise {neuronwise.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="NEURONWISE_DEBUG", help="Show the traceback of an error as well."),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version, and end.")
+    ] = False,
+) -> None:
+    show_tracebacks(debug)
+
+
+def _epilog(examples: tuple[str, ...]) -> str:
+    return "\n".join(["Examples:", *(f"$ {example}" for example in examples)])
+
+
+for _module in (demo, sites, observe, query, report, ablate, check):
+    _name = _module.__name__.rpartition(".")[2]
+    app.command(_name, epilog=_epilog(_module.EXAMPLES))(getattr(_module, _name))
+
+
+def main() -> None:
+    """Run the command line of this process; the entry point ``neuronwise``."""
+    app(prog_name="neuronwise")

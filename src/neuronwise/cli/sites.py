@@ -1,0 +1,70 @@
+"""``neuronwise sites``: where the neurons of a model are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from neuronwise.cli.options import Json, ModelName, pick_sites
+from neuronwise.cli.running import running
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuronwise.sites import Sites
+
+__all__ = ["EXAMPLES", "sites"]
+
+EXAMPLES = (
+    "neuronwise sites stories260k",
+    "neuronwise sites openai-community/gpt2 --where 'transformer.h.1*'",
+    "neuronwise sites ./my-model --where '*.self_attn.o_proj' --json",
+)
+
+
+def sites(
+    model: ModelName,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="GLOB",
+            help="Only sites whose name or path matches, such as 'model.layers.3.*'. If none does, modules of that "
+            "name are taken by hand: a path, a glob, or a full name such as 'model.norm:output'. Can be given several "
+            "times.",
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the sites of a model: its groups of neurons, and the weights around them."""
+    with running(json_) as screen:
+        import neuronwise as nw
+
+        loaded = nw.load_model(model)
+        found = pick_sites(loaded.model, where)
+        screen.document({"model": loaded.name, "neurons": found.width, "sites": _frame(found)})
+        screen.table(_frame(found, short=True))
+        screen.line(f"{found.width:,} neurons in {len(found)} sites of {loaded.name}.")
+
+
+def _frame(found: Sites, *, short: bool = False) -> pd.DataFrame:
+    """Return the table of sites; in the short one, weights are named from where they part from the site's path."""
+    frame = found.to_frame()[["site", "layer", "kind", "width"]]
+    reads, writes = [], []
+    for site in found:
+        path = site.path if short else ""
+        reads.append(", ".join(f"{w.role}: {_without(path, w.parameter)}" for w in site.reads))
+        writes.append(_without(path, site.writes.parameter) if site.writes else "")
+    return frame.assign(reads=reads, writes=writes)
+
+
+def _without(path: str, name: str) -> str:
+    """Return a parameter's name without the modules that it shares with a path; two of its parts stay at least."""
+    parts = name.split(".")
+    shared = 0
+    for mine, theirs in zip(parts[:-2], path.split("."), strict=False):
+        if mine != theirs:
+            break
+        shared += 1
+    return "..." * bool(shared) + ".".join(parts[shared:])
