@@ -54,12 +54,21 @@ def neuron_table(
         "by": by,
         "site": frame["place"].tolist(),
         "neuron": frame["neuron"].tolist(),
-        "columns": [{"key": c, "label": statistic_name(c), "values": _short(frame[c])} for c in columns],
+        "columns": [
+            {
+                "key": c,
+                "label": statistic_name(c, short=True),
+                "whole": c in ("n", "nonfinite"),
+                "values": _short(frame[c]),
+            }
+            for c in columns
+        ],
         "sections": {f"{place}:{neuron}": anchor(place, neuron) for place, neuron in sorted(with_section)},
         "words": [],
     }
     for head, source, side, extra in (
-        ("Best at", "contexts", "top", 'and "offset" = 0'),
+        ("Top tokens", "contexts", "top", 'and "offset" = 0'),
+        ("Bottom tokens", "contexts", "bottom", 'and "offset" = 0'),
         ("Promotes", "promoted", "promotes", ""),
     ):
         if source in result.tables:

@@ -58,7 +58,7 @@ def overview(result: Activity) -> Overview:
             row.append(number(float(sparsity[site.name]), 3))
     for column in ("active", "mean", "std", "skewness", "kurtosis"):
         if f"median_{column}" in summary:
-            columns.append(f"{statistic_name(column)}, median")
+            columns.append(f"Median {statistic_name(column, short=True).lower()}")
             for row, value in zip(rows, summary[f"median_{column}"], strict=True):
                 row.append(number(float(value), 3))
     figures = [_figure(result, column) for column in _FIGURES if column in frame]
@@ -84,8 +84,10 @@ def draw(result: Activity, column: str, ax: Axes) -> Axes:
 
 def _figure(result: Activity, column: str) -> Markup:
     with styled(salt=column):
-        ax = draw(result, column, new_axes())
-        return svg(ax.figure.get_figure(root=True), label=f"{statistic_name(column)} of the neurons of every site")
+        ax = draw(result, column, new_axes(3.9, 2.5))
+        return svg(
+            ax.figure.get_figure(root=True), label=f"{statistic_name(column)} of the neurons of every site"
+        )
 
 
 def _scale(column: str, values: list[NDArray[np.float64]]) -> str:

@@ -6,57 +6,33 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from matplotlib.ticker import EngFormatter
 
 from neuronwise.observe import Activity
+from neuronwise.report._examples import Shown, examples, largest, level
 from neuronwise.report._figures import ACCENT, INK, RULE, WARM, clean, new_axes, styled, svg
-from neuronwise.report._pictures import Picture, Pictures
+from neuronwise.report._pictures import Pictures
 from neuronwise.report._words import count, number, statistic_name, token_text, with_error
 from neuronwise.sites import Site
 
-__all__ = ["Section", "Shown", "Token", "anchor", "sections"]
+__all__ = ["Section", "anchor", "sections"]
 
-_SHADES = 8  # steps of colour on either side of zero
 _PARTNERS = 10
 _TOKENS = 10
 _CLASSES = 30
-_PICTURED_RANKS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of an example.
-
-    Args:
-        text: The token, with what cannot be seen made visible.
-        shade: Its colour, ``"p1"`` to ``"p8"`` above zero and ``"n1"`` to ``"n8"`` below; nothing near zero.
-        value: The activation there, as text.
-        peak: Whether the example was chosen for this token.
-    """
-
-    text: str
-    shade: str
-    value: str
-    peak: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One of a neuron's strongest or weakest examples."""
-
-    value: str
-    example: int
-    position: int
-    tokens: Sequence[Token]
-    picture: Picture | None
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What is shown of one neuron; what its tables do not hold is empty."""
+    """What is shown of one neuron; what its tables do not hold is empty.
+
+    ``level`` is the lowest activation where so many positions share it that listing some would say nothing.
+    """
 
     anchor: str
     title: str
@@ -66,6 +42,7 @@ class Section:
     quantiles: list[tuple[str, str]]
     histogram: Markup | None
     examples: dict[str, list[Shown]]
+    level: str
     scale: str
     tokens: dict[str, list[tuple[str, str]]]
     partners: list[tuple[int, str, str]]
@@ -98,7 +75,15 @@ def sections(
     for site, neurons in chosen.items():
         rows = {
             name: _by_neuron(result.rows(name, site=site, neuron=list(neurons)))
-            for name in ("neurons", "histogram", "examples", "contexts", "coactivation", "class_means", "promoted")
+            for name in (
+                "neurons",
+                "histogram",
+                "examples",
+                "contexts",
+                "coactivation",
+                "class_means",
+                "promoted",
+            )
             if name in result.tables and len(neurons)
         }
         for neuron in neurons:
@@ -109,15 +94,16 @@ def sections(
 
 
 def _by_neuron(frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    return {int(neuron): own for neuron, own in frame.groupby("neuron", sort=False)}
+    rows: dict[Any, pd.DataFrame] = dict(list(frame.groupby("neuron", sort=False)))
+    return rows
 
 
 def _section(
     own: Mapping[str, pd.DataFrame], name: str, title: str, site: Site, neuron: int, pictures: Pictures
 ) -> Section:
-    row = own["neurons"].iloc[0]
+    row: Any = own["neurons"].iloc[0]  # a number of each column, and the site's name
     statistics, quantiles = _statistics(row)
-    largest = _largest(own)
+    full = largest(own)
     return Section(
         anchor=name,
         title=title,
@@ -126,15 +112,16 @@ def _section(
         statistics=statistics,
         quantiles=quantiles,
         histogram=_histogram(own["histogram"], row, name) if "histogram" in own else None,
-        examples=_examples(own, site, int(row["n"]) + int(row["nonfinite"]), largest, pictures),
-        scale=number(largest, 3) if largest and "contexts" in own else "",
+        examples=examples(own, pictures, positions=int(row["n"] + row["nonfinite"]), full=full),
+        level=level(own),
+        scale=number(full, 3) if full and "contexts" in own else "",
         tokens=_tokens(own["promoted"]) if "promoted" in own else {},
         partners=_partners(own["coactivation"]) if "coactivation" in own else [],
         classes=_classes(own["class_means"], row, name) if "class_means" in own else [],
     )
 
 
-def _statistics(row: pd.Series) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _statistics(row: Any) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return the statistics and, apart from them, the quantiles: what each is called, and its value and error."""
     others: list[tuple[str, str]] = []
     quantiles: list[tuple[str, str]] = []
@@ -150,24 +137,24 @@ def _statistics(row: pd.Series) -> tuple[list[tuple[str, str]], list[tuple[str, 
     return others, quantiles
 
 
-def _histogram(frame: pd.DataFrame, row: pd.Series, name: str) -> Markup | None:
+def _histogram(frame: pd.DataFrame, row: Any, name: str) -> Markup | None:
     """Draw a neuron's histogram over the true edges of its bins; the table leaves empty bins out."""
     counts, edges = _filled(frame.sort_values("left"))
     if not len(counts):
         return None
-    heavy = counts.max() > 200 * np.median(counts[counts > 0])
+    heavy = counts.max() > 50 * np.median(counts[counts > 0])
     with styled(salt=f"h{name}"):
-        ax = new_axes(4.2, 2.2)
+        ax = new_axes(3.4, 2.2, left=0.62)
         ax.axvline(0, color=RULE, linewidth=0.8, zorder=0)
         if heavy:
             ax.stairs(np.maximum(counts, 0.5), edges, baseline=0.5, fill=True, color=ACCENT)
             ax.set_yscale("log")
             ax.set_ylim(bottom=0.5)
-            ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1e5 else f"{value:.0e}")
         else:
             ax.stairs(counts, edges, fill=True, color=ACCENT)
         if "mean" in row and math.isfinite(row["mean"]):
             ax.axvline(row["mean"], color=WARM, linewidth=1.2, linestyle=(0, (3, 2)))
+        ax.yaxis.set_major_formatter(EngFormatter(sep=""))
         ax.set_xlabel("Activation (dashed: mean)" if "mean" in row else "Activation")
         ax.set_ylabel("Values, log scale" if heavy else "Values")
         clean(ax)
@@ -186,53 +173,6 @@ def _filled(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         counts.append(float(n))
         edges.append(right)
     return np.array(counts), np.array(edges)
-
-
-def _largest(own: Mapping[str, pd.DataFrame]) -> float:
-    """Return the size of the largest activation in the shown examples, which has the full colour."""
-    values = own["contexts"]["value"].to_numpy(np.float64) if "contexts" in own else np.empty(0)
-    values = np.abs(values[np.isfinite(values)])
-    return float(values.max()) if values.size else 0.0
-
-
-def _examples(
-    own: Mapping[str, pd.DataFrame], site: Site, positions: int, largest: float, pictures: Pictures
-) -> dict[str, list[Shown]]:
-    if "examples" not in own:
-        return {}
-    contexts: dict[tuple[str, int], list[Token]] = {}
-    if "contexts" in own:
-        for (side, rank), rows in own["contexts"].groupby(["side", "rank"], observed=True, sort=False):
-            contexts[str(side), int(rank)] = _shaded(rows, largest)
-    shown: dict[str, list[Shown]] = {}
-    for row in own["examples"].sort_values("rank").itertuples():
-        shown.setdefault(str(row.side), []).append(
-            Shown(
-                number(float(row.value), 3),
-                int(row.example),
-                int(row.position),
-                contexts.get((str(row.side), int(row.rank)), []),
-                pictures.get(int(row.example), int(row.position), positions)
-                if row.rank < _PICTURED_RANKS
-                else None,
-            )
-        )
-    return {side: shown[side] for side in ("top", "bottom") if side in shown}
-
-
-def _shaded(rows: pd.DataFrame, largest: float) -> list[Token]:
-    rows = rows.sort_values("offset")
-    return [
-        Token(token_text(str(text)), _shade(float(value), largest), number(float(value), 3), offset == 0)
-        for text, value, offset in zip(rows["token"], rows["value"], rows["offset"], strict=True)
-    ]
-
-
-def _shade(value: float, largest: float) -> str:
-    if not math.isfinite(value) or not largest:
-        return ""
-    step = round(_SHADES * min(abs(value) / largest, 1.0))
-    return f"{'p' if value > 0 else 'n'}{step}" if step else ""
 
 
 def _tokens(frame: pd.DataFrame) -> dict[str, list[tuple[str, str]]]:
@@ -260,7 +200,7 @@ def _partners(frame: pd.DataFrame) -> list[tuple[int, str, str]]:
     ]
 
 
-def _classes(frame: pd.DataFrame, row: pd.Series, name: str) -> list[tuple[str, Markup]]:
+def _classes(frame: pd.DataFrame, row: Any, name: str) -> list[tuple[str, Markup]]:
     """Draw the mean of each class with its standard error, one chart for each field of labels."""
     figures = []
     for place, (field, rows) in enumerate(frame.groupby("field", sort=True, observed=True)):
@@ -272,14 +212,14 @@ def _classes(frame: pd.DataFrame, row: pd.Series, name: str) -> list[tuple[str, 
             continue
         with styled(salt=f"c{place}{name}"):
             ax = new_axes(4.2, 0.75 + 0.2 * len(rows))
-            names = [str(label)[:24] for label in rows["label"]]
+            names = [name if len(name) <= 28 else f"{name[:27]}…" for name in rows["label"].astype(str)]
             error = rows["mean_se"].fillna(0.0)
             spots = np.arange(len(rows))
             ax.barh(spots, rows["mean"], color=ACCENT, height=0.65)
             ax.errorbar(rows["mean"], spots, xerr=error, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
             ax.set_yticks(spots, names)
             ax.set_ylim(-0.6, len(rows) - 0.4)
-            ax.axvline(row["mean"] if "mean" in row else 0.0, color=WARM, linewidth=1.2, linestyle=(0, (3, 2)))
+            ax.axvline(row.get("mean", 0.0), color=WARM, linewidth=1.2, linestyle=(0, (3, 2)))
             more = f"; {left_out} between left out" if left_out > 0 else ""
             ax.set_xlabel(f"Mean activation ± standard error{more}")
             clean(ax)

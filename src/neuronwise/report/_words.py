@@ -19,18 +19,24 @@ _STATISTICS: Mapping[str, str] = MappingProxyType(
         "std": "Standard deviation",
         "skewness": "Skewness",
         "kurtosis": "Excess kurtosis",
-        "min": "Least",
-        "max": "Greatest",
+        "min": "Minimum",
+        "max": "Maximum",
         "active": "Fraction active",
         "quantile_n": "Values behind the quantiles",
     }
 )
 
+_SHORT: Mapping[str, str] = MappingProxyType(
+    {"std": "Std. dev.", "kurtosis": "Kurtosis", "active": "Active", "nonfinite": "Not finite"}
+)
+
 _VISIBLE: Mapping[str, str] = MappingProxyType({"\n": "↵", "\r": "␍", "\t": "⇥", "\x7f": "␡"})
 
 
-def statistic_name(column: str) -> str:
-    """Return what to call a column of the table of neurons."""
+def statistic_name(column: str, *, short: bool = False) -> str:
+    """Return what to call a column of the table of neurons, in full or as the head of a narrow column."""
+    if short and column in _SHORT:
+        return _SHORT[column]
     if match := re.fullmatch(r"q(\d\d)", column):
         return f"{int(match[1])} % quantile"
     return _STATISTICS.get(column, column)
@@ -42,7 +48,9 @@ def number(value: float, digits: int = 4) -> str:
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    text = f"{value:.{digits}g}"
+    if value == 0:
+        return "0"
+    text = f"{value:#.{digits}g}".rstrip(".")
     if "e" in text and 1e-4 <= abs(value) < 1e7:
         text = f"{value:.0f}"
     return text.replace("-", "−")
@@ -84,7 +92,9 @@ def site_labels(sites: Sequence[Site]) -> list[str]:
     if len({site.layer for site in sites} - {None}) == len(sites):
         return [f"Layer {site.layer}" for site in sites]
     if len({(site.stack, site.layer) for site in sites if site.layer is not None}) == len(sites):
-        return [f"{site.stack}, layer {site.layer}" if site.stack else f"Layer {site.layer}" for site in sites]
+        return [
+            f"{site.stack}, layer {site.layer}" if site.stack else f"Layer {site.layer}" for site in sites
+        ]
     return [site.name for site in sites]
 
 

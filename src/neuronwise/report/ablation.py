@@ -65,7 +65,7 @@ def page(result: Ablation, path: str | Path, *, neurons: Any = None, title: str 
     frame = result.tables["ablation"]
     parameters = result.manifest.action.get("parameters", {})
     values = {
-        "title": title or f"Switching off neurons of {result.manifest.model.get('name', 'a model')}",
+        "title": title or f"Changing neurons of {result.manifest.model.get('name', 'a model')}",
         "subtitle": _subtitle(frame, parameters),
         "cards": cards(result.manifest),
         "metrics": [_metric(str(metric), rows) for metric, rows in frame.groupby("metric", sort=True)],
@@ -109,14 +109,15 @@ def _metric(metric: str, frame: pd.DataFrame) -> dict[str, Any]:
         "figure": figure,
         "rows": [
             {
-                "set": "chosen" if row.neurons == "chosen" else f"random, seed {row.seed}",
-                "chosen": row.neurons == "chosen",
-                "neurons": count(int(row.n_neurons)),
-                "baseline": number(float(row.baseline)),
-                "intervened": number(float(row.intervened)),
-                "change": with_error(float(row.change), float(row.change_se)),
+                "set": "chosen" if row["neurons"] == "chosen" else f"random, seed {row['seed']}",
+                "chosen": row["neurons"] == "chosen",
+                "neurons": count(int(row["n_neurons"])),
+                "baseline": number(float(row["baseline"])),
+                "intervened": number(float(row["intervened"])),
+                "change": _plus(float(row["change"]))
+                + with_error(float(row["change"]), float(row["change_se"])),
             }
-            for row in frame.itertuples()
+            for row in frame.to_dict("records")
         ],
         "summary": _summary(frame, metric),
     }
@@ -127,21 +128,25 @@ def _summary(frame: pd.DataFrame, metric: str) -> Markup:
     chosen = frame[frame["neurons"] == "chosen"].iloc[0]
     random = frame.loc[frame["neurons"] == "random", "change"].to_numpy(np.float64)
     change, error = float(chosen["change"]), float(chosen["change_se"])
-    text = Markup("Changing the chosen neurons moves {} by <strong>{}</strong>").format(
-        metric, with_error(change, error)
+    text = Markup("Changing the chosen neurons moves <code>{}</code> by <strong>{}{}</strong>").format(
+        metric, _plus(change), with_error(change, error)
     )
     if np.isfinite(error):
         low, high = change - _INTERVAL * error, change + _INTERVAL * error
         text += f" (95 % interval {number(low)} to {number(high)})"
     if not len(random):
         return text + ". There is no random control to compare it with."
-    text += Markup("; as many random neurons of the same sites move it by <strong>{}</strong> on average").format(
-        number(float(random.mean()))
-    )
+    text += Markup(
+        "; as many random neurons of the same sites move it by <strong>{}{}</strong> on average"
+    ).format(_plus(random.mean()), number(float(random.mean())))
     if len(random) > 1:
         text += f" (standard deviation {number(float(random.std(ddof=1)), 2)} over {len(random)} sets)"
     beyond = int((np.abs(random) >= abs(change)).sum())
     return text + f". {beyond} of {len(random)} random sets change it at least as much."
+
+
+def _plus(value: float) -> str:
+    return "+" if value > 0 else ""
 
 
 def _subtitle(frame: pd.DataFrame, parameters: Mapping[str, Any]) -> str:

@@ -78,14 +78,18 @@ def page(
     chosen = _most_selective(result, by) if neurons is None else _observed(result, neurons)
     labels = dict(zip((site.name for site in result.sites), site_labels(result.sites), strict=True))
     pictures = Pictures(result, _examples_of(result, chosen))
+    shown = sections(result, chosen, labels, pictures)
     values = {
         "title": title or f"Neurons of {result.manifest.model.get('name', 'a model')}",
         "subtitle": _subtitle(result, frame),
-        "cards": cards(result.manifest, positions=int((frame["n"] + frame["nonfinite"]).max()) if len(frame) else 0),
+        "cards": cards(
+            result.manifest, positions=int((frame["n"] + frame["nonfinite"]).max()) if len(frame) else 0
+        ),
         "overview": overview(result),
         "nonfinite": _nonfinite(result, labels),
         "table": neuron_table(result, chosen, labels, by=by, rows=rows),
-        "sections": sections(result, chosen, labels, pictures),
+        "sections": shown,
+        "anchors": {section.anchor for section in shown},
         "chosen_by": statistic_name(by) if neurons is None else "",
         "by_name": statistic_name(by),
     }
@@ -142,7 +146,7 @@ def _nonfinite(result: Activity, labels: Mapping[str, str]) -> dict[str, object]
     if not len(bad):
         return None
     worst = [
-        f"{labels[str(row.site)]}, neuron {row.neuron}: {count(int(row.nonfinite))}"
-        for row in bad.head(_LISTED).itertuples()
+        f"{labels[row['site']]}, neuron {row['neuron']}: {count(row['nonfinite'])}"
+        for row in bad.head(_LISTED).to_dict("records")
     ]
     return {"neurons": len(bad), "values": int(bad["nonfinite"].sum()), "worst": worst}

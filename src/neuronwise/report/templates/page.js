@@ -19,10 +19,12 @@
   const data = JSON.parse(source.textContent);
   const PAGE = 50;
   const byId = (id) => document.getElementById(id);
-  const number = (value) => {
+  const number = (value, whole) => {
     if (value === null) return "–";
+    if (whole || value === 0) return value.toLocaleString("en");
     const size = Math.abs(value);
-    return (size !== 0 && (size < 1e-4 || size >= 1e7) ? value.toExponential(2) : String(value)).replace("-", "−");
+    const text = size < 1e-4 || size >= 1e7 ? value.toExponential(2) : size >= 1000 ? value.toFixed(0) : value.toPrecision(4);
+    return text.replace("-", "−");
   };
   const site = (row) => data.sites[data.site[row]];
 
@@ -30,7 +32,7 @@
   const columns = [
     { label: "Site", word: true, value: (row) => data.site[row], fill: (cell, row) => { cell.textContent = site(row).label; cell.title = site(row).name; } },
     { label: "Neuron", value: (row) => data.neuron[row], fill: fillNeuron },
-    ...data.columns.map(({ key, label, values }) => ({ key, label, value: (row) => values[row], fill: (cell, row) => { cell.textContent = number(values[row]); } })),
+    ...data.columns.map(({ key, label, whole, values }) => ({ key, label, value: (row) => values[row], fill: (cell, row) => { cell.textContent = number(values[row], whole); } })),
     ...data.words.map(({ label, values }) => ({ label, word: true, value: (row) => values[row].join(" ").trim().toLowerCase() || null, fill: (cell, row) => fillWords(cell, values[row]) })),
   ];
 
