@@ -1,5 +1,6 @@
 """What `import neuronwise` adds to `import torch`, and how long find_sites takes on a model of 7B parameters."""
 
+import json
 import statistics
 import subprocess
 import sys
@@ -12,23 +13,35 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import neuronwise as nw
 
 REPEATS = 9
-IMPORTS = {
-    "torch": "import torch",
-    "torch_and_neuronwise": "import torch, neuronwise",
-    "torch_and_observe": "import torch, neuronwise; neuronwise.find_sites; neuronwise.observe",
-}
+# In one process one after the other, so that each line is what it adds to those before.
+TIMED_IMPORTS = """
+import json, time
+marks = [time.perf_counter()]
+import torch
+marks.append(time.perf_counter())
+import neuronwise
+marks.append(time.perf_counter())
+neuronwise.find_sites
+marks.append(time.perf_counter())
+neuronwise.observe
+marks.append(time.perf_counter())
+print(json.dumps([after - before for before, after in zip(marks, marks[1:])]))
+"""
 
 
 def import_seconds() -> dict[str, float]:
-    """Median time of each import in a fresh process, without the interpreter's own start."""
-    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    """Median time that each import adds, in fresh processes."""
+    rounds = []
     for number in range(REPEATS + 1):
-        for name, code in IMPORTS.items():
-            timed = f"import time; start = time.perf_counter(); {code}; print(time.perf_counter() - start)"
-            done = subprocess.run([sys.executable, "-c", timed], capture_output=True, text=True, check=True)
-            if number:  # the first round only fills the file cache
-                seconds[name].append(float(done.stdout))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+        done = subprocess.run(
+            [sys.executable, "-c", TIMED_IMPORTS], capture_output=True, text=True, check=True
+        )
+        if number:  # the first round only fills the file cache
+            rounds.append(json.loads(done.stdout))
+    names = ("torch", "neuronwise", "find_sites", "observe")
+    return {
+        name: statistics.median(column) for name, column in zip(names, zip(*rounds, strict=True), strict=True)
+    }
 
 
 def find_sites_seconds() -> dict[str, float]:
