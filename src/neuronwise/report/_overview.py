@@ -84,7 +84,8 @@ def draw(result: Activity, column: str, ax: Axes) -> Axes:
 
 def _figure(result: Activity, column: str) -> Markup:
     with styled(salt=column):
-        ax = draw(result, column, new_axes(3.9, 2.5))
+        tilted = max(map(len, short_labels(result.sites)), default=0) > 4
+        ax = draw(result, column, new_axes(3.9, 2.5, bottom=0.95 if tilted else 0.45, top=0.25))
         return svg(
             ax.figure.get_figure(root=True), label=f"{statistic_name(column)} of the neurons of every site"
         )

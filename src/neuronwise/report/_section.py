@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 
 from neuronwise.observe import Activity
 from neuronwise.report._examples import Shown, examples, largest, level
-from neuronwise.report._figures import ACCENT, INK, RULE, WARM, clean, new_axes, styled, svg
+from neuronwise.report._figures import ACCENT, INK, RULE, WARM, clean, new_axes, room_for, styled, svg
 from neuronwise.report._pictures import Pictures
 from neuronwise.report._words import count, number, statistic_name, token_text, with_error
 from neuronwise.sites import Site
@@ -211,8 +211,8 @@ def _classes(frame: pd.DataFrame, row: Any, name: str) -> list[tuple[str, Markup
         if not len(rows):
             continue
         with styled(salt=f"c{place}{name}"):
-            ax = new_axes(4.2, 0.75 + 0.2 * len(rows))
             names = [name if len(name) <= 28 else f"{name[:27]}…" for name in rows["label"].astype(str)]
+            ax = new_axes(3.7, 0.6 + 0.2 * len(rows), left=room_for(names))
             error = rows["mean_se"].fillna(0.0)
             spots = np.arange(len(rows))
             ax.barh(spots, rows["mean"], color=ACCENT, height=0.65)

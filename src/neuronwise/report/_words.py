@@ -38,7 +38,7 @@ def statistic_name(column: str, *, short: bool = False) -> str:
     if short and column in _SHORT:
         return _SHORT[column]
     if match := re.fullmatch(r"q(\d\d)", column):
-        return f"{int(match[1])} % quantile"
+        return f"{int(match[1])}\u00a0% quantile"
     return _STATISTICS.get(column, column)
 
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe import Ablation
-from neuronwise.report._figures import ACCENT, INK, RULE, WARM, clean, new_axes, styled, svg
+from neuronwise.report._figures import ACCENT, INK, RULE, WARM, clean, fitted_axes, new_axes, styled, svg
 from neuronwise.report._page import cards, write
 from neuronwise.report._words import count, number, with_error
 
@@ -38,7 +38,7 @@ def plot(result: Ablation, ax: Axes | None = None) -> Axes:
     frame = result.tables["ablation"]
     metric = str(frame["metric"].iloc[0])
     own = frame[frame["metric"] == metric]
-    return _draw(own, metric, new_axes(6, 1.2 + 0.22 * len(own)) if ax is None else ax)
+    return _draw(own, metric, fitted_axes(6, 1.2 + 0.22 * len(own)) if ax is None else ax)
 
 
 def page(result: Ablation, path: str | Path, *, neurons: Any = None, title: str | None = None) -> Path:
@@ -102,7 +102,7 @@ def _draw(frame: pd.DataFrame, metric: str, ax: Axes) -> Axes:
 
 def _metric(metric: str, frame: pd.DataFrame) -> dict[str, Any]:
     with styled(salt=metric):
-        ax = _draw(frame, metric, new_axes(6, 1.0 + 0.22 * len(frame)))
+        ax = _draw(frame, metric, new_axes(4.4, 0.6 + 0.22 * len(frame), left=1.1))
         figure = svg(ax.figure.get_figure(root=True), label=f"Change of {metric} by each set of neurons")
     return {
         "name": metric,
@@ -133,7 +133,7 @@ def _summary(frame: pd.DataFrame, metric: str) -> Markup:
     )
     if np.isfinite(error):
         low, high = change - _INTERVAL * error, change + _INTERVAL * error
-        text += f" (95 % interval {number(low)} to {number(high)})"
+        text += f" (95\u00a0% interval {number(low)} to {number(high)})"
     if not len(random):
         return text + ". There is no random control to compare it with."
     text += Markup(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from neuronwise.errors import InvalidArgumentError, NeuronIndexError
 from neuronwise.observe import Activity
-from neuronwise.report._figures import new_axes
+from neuronwise.report._figures import fitted_axes
 from neuronwise.report._neurons import neuron_table
 from neuronwise.report._overview import draw, main_statistic, overview
 from neuronwise.report._page import cards, write
@@ -40,7 +40,7 @@ def plot(result: Activity, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
     """
-    return draw(result, main_statistic(result.tables["neurons"]), new_axes(6, 3.6) if ax is None else ax)
+    return draw(result, main_statistic(result.tables["neurons"]), fitted_axes(6, 3.6) if ax is None else ax)
 
 
 def page(
