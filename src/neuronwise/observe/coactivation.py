@@ -17,6 +17,7 @@ from neuronwise.observe.reducer import Reducer
 __all__ = ["CoActivation"]
 
 _STREAM = 2
+_PIECE = 256  # positions multiplied at a time, so that intermediate arrays stay small
 _BLOCK = 1024  # neurons whose correlations with all others are held at once
 
 
@@ -70,25 +71,32 @@ class CoActivation(Reducer):
 
     def update(self, activations: Activations) -> None:
         """Take in one batch. Values that are not finite count as the shift, that is, as unremarkable."""
-        rows = activations.rows
+        rows, valid = activations.rows, activations.valid
         if not len(rows):
             return
-        if activations.valid is not None:
-            rows = torch.where(activations.valid, rows, 0.0)
         if not self._state:
-            self._state["shift"] = rows.mean(0).double()
-        deviation = rows - self._state["shift"].to(rows.dtype)
-        if activations.valid is not None:
-            deviation = torch.where(activations.valid, deviation, 0.0)
-        other = deviation if deviation.shape[1] <= self.full else self._signs(activations, deviation)
+            self._state["shift"] = (rows if valid is None else torch.where(valid, rows, 0.0)).mean(0).double()
+        width = rows.shape[1]
+        signs = None if width <= self.full else self._signs(activations, rows)
+        second = width if signs is None else self.sketch
         new = {
             "n": torch.tensor([float(len(rows))], dtype=torch.float64, device=rows.device),
-            "sum": deviation.sum(0).double(),
-            "square": (deviation * deviation).sum(0).double(),
-            "other": other.sum(0).double(),
-            "cross": (deviation.T @ other).double(),
+            "sum": rows.new_zeros(width),
+            "square": rows.new_zeros(width),
+            "other": rows.new_zeros(second),
+            "cross": rows.new_zeros((width, second)),
         }
-        self._add(new)
+        shift = self._state["shift"].to(rows.dtype)
+        for start in range(0, len(rows), _PIECE):
+            deviation = rows[start : start + _PIECE] - shift
+            if valid is not None:
+                deviation.masked_fill_(~valid[start : start + _PIECE], 0.0)
+            other = deviation if signs is None else signs[start : start + _PIECE]
+            new["sum"] += deviation.sum(0)
+            new["other"] += other.sum(0)
+            new["cross"].addmm_(deviation.T, other)
+            new["square"] += deviation.square_().sum(0)  # last: it overwrites the deviations
+        self._add({name: value.double() for name, value in new.items()})
 
     def merge(self, other: Self) -> None:
         """Take in what another has seen."""

@@ -16,6 +16,7 @@ from neuronwise.observe.reducer import Reducer
 
 __all__ = ["Histogram"]
 
+_CHUNK_ELEMENTS = 1 << 17
 _FINEST = -40  # bins are at least 2**-40 wide: below that, activations count as equal
 
 
@@ -58,18 +59,7 @@ class Histogram(Reducer):
             self._exponent = torch.full((len(low),), _FINEST, device=low.device)
             self._first = torch.zeros_like(self._exponent)
         self._cover(low, high, self._exponent)
-        rows = activations.rows
-        # A product with a power of two is exact, so no activation lands in the wrong bin; only a tiny negative one can
-        # vanish, and must not count as 0.
-        scale = torch.ldexp(torch.ones_like(low), -self._exponent).to(rows.dtype)
-        index = torch.floor(rows * scale)
-        index -= ((rows < 0) & (index == 0)).to(index.dtype)
-        offset = torch.arange(len(low), device=rows.device) * self.bins - self._first
-        if activations.valid is None:
-            flat = (index.long() + offset).reshape(-1)
-        else:
-            flat = (torch.where(activations.valid, index, 0.0).long() + offset)[activations.valid]
-        self._counts += torch.bincount(flat, minlength=self._counts.numel()).reshape(self._counts.shape)
+        self._count(activations)
 
     def merge(self, other: Self) -> None:
         """Take in what another has seen."""
@@ -104,6 +94,29 @@ class Histogram(Reducer):
         """Go on from a state."""
         if state:
             self._counts, self._exponent, self._first = state["counts"], state["exponent"], state["first"]
+
+    def _count(self, activations: Activations) -> None:
+        assert self._counts is not None
+        rows, valid = activations.rows, activations.valid
+        width = rows.shape[1]
+        scale = torch.ldexp(torch.ones_like(self._exponent, dtype=rows.dtype), -self._exponent)
+        offset = torch.arange(width, device=rows.device) * self.bins - self._first
+        flat = self._counts.view(-1)
+        # In pieces that stay in a core's cache: several times faster than whole arrays of bin numbers.
+        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, len(rows))
+        ones = torch.ones(min(step, len(rows)) * width, dtype=torch.int64, device=rows.device)
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            # A product with a power of two is exact, so no activation lands in the wrong bin; only a tiny negative one
+            # can vanish, and must not count as 0.
+            index = (piece * scale).floor_()
+            index -= ((piece < 0) & (index == 0)).to(index.dtype)
+            if valid is None:
+                places = (index.long() + offset).view(-1)
+            else:
+                keep = valid[start : start + step]
+                places = (torch.where(keep, index, 0.0).long() + offset)[keep]
+            flat.scatter_add_(0, places, ones[: len(places)])
 
     def _fit(self, low: Tensor, high: Tensor) -> Tensor:
         """Return the least exponent with which ``low`` and ``high`` lie within ``bins`` bins of the grid."""
