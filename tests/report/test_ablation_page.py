@@ -9,7 +9,7 @@ def test_page_sets_the_change_beside_random_ones(tmp_path):
     written = Page(ablation().report(tmp_path / "page.html"))
     assert "by +0.250 ± 0.010 (95 % interval 0.2304 to 0.2696)" in written.text
     assert "by +0.06000 on average (standard deviation 0.010 over 3 sets). 0 of 3 random sets" in written.text
-    assert "random, seed 2" in written.text and "layers.1.mlp:input 2 0, 2" in written.text
+    assert "random, seed 2" in written.text and "layers.1.mlp:input , 2 neurons 0, 2" in written.text
     assert all(reference.startswith("#") for reference in written.references)
     assert len(written.ids) == len(set(written.ids))
 

@@ -102,7 +102,7 @@ def _draw(frame: pd.DataFrame, metric: str, ax: Axes) -> Axes:
 
 def _metric(metric: str, frame: pd.DataFrame) -> dict[str, Any]:
     with styled(salt=metric):
-        ax = _draw(frame, metric, new_axes(4.4, 0.6 + 0.22 * len(frame), left=1.1))
+        ax = _draw(frame, metric, new_axes(3.9, 0.6 + 0.22 * len(frame), left=1.1))
         figure = svg(ax.figure.get_figure(root=True), label=f"Change of {metric} by each set of neurons")
     return {
         "name": metric,
