@@ -53,7 +53,9 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
     """
     target = Path(path)
     if target.exists() and not overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise WriteError(f"{target} exists already. Choose another folder, or pass overwrite=True to replace it.")
+        raise WriteError(
+            f"{target} exists already. Choose another folder, or pass overwrite=True to replace it."
+        )
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,4 +92,6 @@ def _umask() -> int:
 
 def _cannot_write(target: Path, error: OSError) -> WriteError:
     reason = error.strerror or str(error)
-    return WriteError(f"Cannot write {target}: {reason}. Nothing was left behind; free some space or choose another place.")
+    return WriteError(
+        f"Cannot write {target}: {reason}. Nothing was left behind; free some space or choose another place."
+    )

@@ -34,14 +34,13 @@ def check(model: nn.Module, batch: Any, sites: Site | Iterable[Site] | None = No
     - ``gradients flow``: the gradient of the output to every site is there and finite.
     - ``interventions act``: values set at the sites are what the model goes on with, and the plain output is
       back afterwards.
-    - ``agrees with float64``: a float64 copy on the CPU, both in evaluation mode, gives the same output
-    within
+    - ``agrees with float64``: a float64 copy on the CPU, both in evaluation mode, gives the same output within
       ``8 * eps * sqrt(n)``: eps is that of the coarsest dtype of weights, output and autocast, n the number
       of modules that have weights of their own, as rounding errors of n steps add up like a random walk.
     - ``model untouched``: weights, buffers, gradients, flags, hooks and random state are the same as before.
 
     Cost: about four forward passes, one backward pass and one float64 forward pass; memory for the float64
-        copy.
+    copy.
 
     Args:
         model: Any module.
