@@ -220,9 +220,12 @@ def _compare_with_source(
     hashes = {str(result.manifest.model.get("sha256")) for result in (effect, activity)}
     if len(hashes) > 1:
         screen.warning("--from was observed on a model with other weights than this one.")
-    data = {str(result.manifest.data.get("fingerprint")) for result in (effect, activity)}
-    if len(data) == 1 and not by_hand:
-        screen.note("the neurons were chosen on the same corpus that the effect is measured on.")
+    data = [result.manifest.data for result in (effect, activity)]
+    contents = {str(card.get("content_sha256", card.get("fingerprint"))) for card in data}
+    if len(contents) == 1 and not by_hand:
+        screen.note(
+            "the neurons were chosen on the same corpus that the effect is measured on, or on a part of it."
+        )
 
 
 def _show(screen: Screen, effect: Ablation, chosen: NeuronSet, out: Path | None) -> None:

@@ -86,7 +86,8 @@ def watch(tour: Tour) -> Mapping[str, Any]:
     tour.screen.prose(
         f"One pass over {len(tour.stories)} stories, {tokens:,} tokens. Medians over the neurons of a layer:"
     )
-    tour.screen.table(brief(summary))
+    tour.screen.table(brief(summary), digits=3)
+    tour.screen.line()
     tour.screen.prose(
         "dead: never above zero; nearly dead: above zero at less than one token in a thousand; active: how often above "
         "zero. Kurtosis is 0 for a bell curve, and large for a neuron that is quiet nearly always and strong at times."
@@ -108,17 +109,17 @@ def most_selective(tour: Tour) -> Mapping[str, Any]:
     tour.screen.line()
     tour.screen.line("The ten most selective of all layers:")
     table = selective(tour.activity, 10)
-    tour.screen.table(brief(table.drop(columns="example")))
+    tour.screen.table(brief(table.drop(columns="example")), digits=3)
     return {"per_layer": shown, "overall": table}
 
 
 def switch_off(tour: Tour) -> Mapping[str, Any]:
-    """Choose neurons on one half of the stories, and measure on the other half what switching them off does."""
+    """Choose neurons on one half of the stories; measure on others of the other half what switching them off does."""
     import neuronwise as nw
     from neuronwise.cli.part import Part
 
     model, half = tour.loaded.model, len(tour.stories) // 2
-    first, second = Part(tour.stories, 0, half), Part(tour.stories, half, len(tour.stories))
+    first, last = Part(tour.stories, 0, half), Part(tour.stories, half + half // 2, len(tour.stories))
     choice = nw.observe(
         model,
         first,
@@ -131,7 +132,7 @@ def switch_off(tour: Tour) -> Mapping[str, Any]:
     chosen = choice.neurons("kurtosis").top(_SET_SIZE)
     tour.effect = nw.ablate(
         model,
-        second,
+        last,
         chosen,
         controls=tour.controls,
         model_name=tour.loaded.name,
@@ -140,12 +141,14 @@ def switch_off(tour: Tour) -> Mapping[str, Any]:
     )
     tour.screen.prose(
         f"Chosen: the {_SET_SIZE} neurons with the largest kurtosis over the first {half} stories. Measured: the loss "
-        f"of the next token over the other {len(second)}, which had no part in the choice. Compared with: "
+        f"of the next token over the last {len(last)}, which had no part in the choice. Compared with: "
         f"{tour.controls} random sets with as many neurons of the same layers."
     )
     per_layer = ", ".join(f"{count} of layer {layer}" for (_, layer), count in chosen.per_layer().items())
     tour.screen.prose(f"The chosen are {per_layer}.")
+    tour.screen.line()
     tour.screen.table(_effect_table(tour))
+    tour.screen.line()
     chosen_text = _greedy(tour.loaded, off=chosen)
     control = chosen.matched_random(seed=0)
     control_text = _greedy(tour.loaded, off=control)
@@ -153,7 +156,6 @@ def switch_off(tour: Tour) -> Mapping[str, Any]:
         tour.screen.line(f"With {which} switched off it says:")
         tour.screen.line()
         tour.screen.prose(text, style="italic", indent=2)
-        tour.screen.line()
     random = tour.effect.random_changes
     return {
         "neurons": {site.name: chosen.indices(site) for site in chosen.sites},

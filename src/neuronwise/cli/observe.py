@@ -29,6 +29,7 @@ from neuronwise.cli.running import running, torch_threads
 from neuronwise.cli.selective import brief, selective
 
 if TYPE_CHECKING:
+    from neuronwise.data import Corpus
     from neuronwise.observe import Activity, Reducer
 
 __all__ = ["EXAMPLES", "Engine", "observe", "refuse_used"]
@@ -69,7 +70,7 @@ def observe(
             "--reducers",
             metavar="A,B,...",
             help="Statistics wanted: moments, extremes, active, quantiles, histogram, examples, coactivation. "
-            "Default: all, and class means for every label field.",
+            "Default: all. Class means come with --label-field.",
         ),
     ] = None,
     engine: Annotated[
@@ -125,7 +126,7 @@ def observe(
                 loaded.model,
                 data,
                 pick_sites(loaded.model, sites),
-                reducers=_reducers(reducers),
+                reducers=_reducers(reducers, data, label_field or []),
                 engine=engine.value,
                 workers=workers,
                 threads=threads,
@@ -142,10 +143,10 @@ def observe(
             {"folder": str(out), "tables": _rows(activity), "summary": summary, "selective": strongest}
         )
         screen.title(f"{loaded.name} over {data.name}: {summary['neurons'].sum():,} neurons, medians by site")
-        screen.table(brief(summary))
+        screen.table(brief(summary), digits=3)
         if len(strongest):
             screen.title("The most selective neurons (largest kurtosis), each where it is strongest")
-            screen.table(brief(strongest))
+            screen.table(brief(strongest), digits=3)
         screen.line(f"Saved in {out}. Next: neuronwise report {out}")
 
 
@@ -159,10 +160,14 @@ def refuse_used(out: Path, overwrite: bool) -> None:
         )
 
 
-def _reducers(wanted: str | None) -> list[Reducer | str] | None:
+def _reducers(wanted: str | None, data: Corpus, fields: list[str]) -> list[Reducer | str] | None:
+    """Return the reducers named, and means by the label fields that were asked for; None for the default."""
+    from neuronwise.observe import ClassMeans
+
     if wanted is None:
         return None
-    return [name.strip() for name in wanted.split(",") if name.strip()]
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    return [*names, *(ClassMeans(field, data.labels[field]) for field in fields)]
 
 
 def _rows(activity: Activity) -> dict[str, int]:

@@ -59,7 +59,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is random.")]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Torch threads, of each worker. Default: all cores."),
+    typer.Option(
+        "--threads", min=1, metavar="N", help="Torch threads; with workers, of each. Default: all cores."
+    ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Most examples a batch.")]
 MaxTokens = Annotated[

@@ -19,6 +19,9 @@ EXAMPLES = (
     "neuronwise query runs/a runs/b 'SELECT result, max(kurtosis) FROM neurons GROUP BY result'",
 )
 
+# More rows than that are for programs, not for eyes.
+_SHOWN = 1000
+
 # information_schema also lists the parts that the view of several folders is made of; those are not in the schema.
 _COLUMNS = (
     'SELECT table_name AS "table", column_name AS "column", lower(data_type) AS "type" '
@@ -66,7 +69,7 @@ def query(
         if csv:
             screen.raw(frame.to_csv(index=False))
         else:
-            screen.table(frame)
+            screen.table(frame, limit=_SHOWN)
 
 
 def _known() -> set[str]:

@@ -45,7 +45,13 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
 )
 
 # Read by transformers and by the hub's client when they are imported.
-_QUIET = MappingProxyType({"TRANSFORMERS_VERBOSITY": "error", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"})
+_QUIET = MappingProxyType(
+    {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_VERBOSITY": "error",
+    }
+)
 _NO_BARS = "HF_HUB_DISABLE_PROGRESS_BARS"
 
 _TRACEBACKS: ContextVar[bool] = ContextVar("neuronwise_tracebacks", default=False)

@@ -82,12 +82,20 @@ class Screen:
         self.line()
         self.line(text, style="bold")
 
-    def table(self, frame: pd.DataFrame, *, limit: int | None = None) -> None:
-        """Write a table; one that is longer than ``limit`` is cut, and says so."""
+    def table(self, frame: pd.DataFrame, *, limit: int | None = None, digits: int = 4) -> None:
+        """Write a table.
+
+        Args:
+            frame: The table.
+            limit: Show no more rows than that, and say so.
+            digits: Significant digits of floats.
+        """
         if self.as_json:
             return
         shown = frame if limit is None else frame.head(limit)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+        table = Table(
+            box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True, header_style="bold"
+        )
         for name in shown.columns:
             numeric = shown[name].dtype.kind in "iuf"
             heading = Text(visible(str(name)))
@@ -96,10 +104,10 @@ class Screen:
             else:
                 table.add_column(heading, overflow="fold")
         for row in shown.itertuples(index=False, name=None):
-            table.add_row(*(Text(_cell(value)) for value in row))
+            table.add_row(*(Text(_cell(value, digits)) for value in row))
         self.out.print(table)
         if len(shown) < len(frame):
-            self.line(f"... {len(frame):,} rows in all", style="dim")
+            self.line(f"... {len(frame):,} rows in all; --json has them all", style="dim")
 
     def note(self, text: str) -> None:
         """Write a remark to standard error."""
@@ -160,10 +168,10 @@ def plain(value: Any) -> Any:
     return None if type(value).__name__ in ("NAType", "NaTType") else str(value)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, digits: int) -> str:
     value = plain(value)
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:.4e}"
+        return f"{value:.{digits}g}"
     return visible(str(value))

@@ -18,6 +18,8 @@ def brief(frame: pd.DataFrame) -> pd.DataFrame:
         sites = frame[["site", "layer"]].drop_duplicates()
         enough = sites["layer"].notna().all() and sites["layer"].is_unique
         frame = frame.drop(columns="site" if enough else "layer")
+    # The median of means says little, and its long figures would crowd out the rest.
+    frame = frame.drop(columns="median_mean", errors="ignore")
     return frame.rename(columns=lambda name: name.removeprefix("median_").replace("_", " "))
 
 

@@ -51,20 +51,24 @@ def sites(
 def _frame(found: Sites, *, short: bool = False) -> pd.DataFrame:
     """Return the table of sites; in the short one, weights are named from where they part from the site's path."""
     frame = found.to_frame()[["site", "layer", "kind", "width"]]
-    reads, writes = [], []
-    for site in found:
-        path = site.path if short else ""
-        reads.append(", ".join(f"{w.role}: {_without(path, w.parameter)}" for w in site.reads))
-        writes.append(_without(path, site.writes.parameter) if site.writes else "")
+    if short:
+        reads = [_short(site.path, [piece.parameter for piece in site.reads]) for site in found]
+        writes = [_short(site.path, [site.writes.parameter] if site.writes else []) for site in found]
+    else:
+        reads = [", ".join(f"{piece.role}: {piece.parameter}" for piece in site.reads) for site in found]
+        writes = [site.writes.parameter if site.writes else "" for site in found]
     return frame.assign(reads=reads, writes=writes)
 
 
-def _without(path: str, name: str) -> str:
-    """Return a parameter's name without the modules that it shares with a path; two of its parts stay at least."""
-    parts = name.split(".")
-    shared = 0
-    for mine, theirs in zip(parts[:-2], path.split("."), strict=False):
-        if mine != theirs:
-            break
-        shared += 1
-    return "..." * bool(shared) + ".".join(parts[shared:])
+def _short(path: str, names: list[str]) -> str:
+    """Return names of weights without the modules that they share with a path, each once."""
+    shortened = []
+    for name in names:
+        parts = name.removesuffix(".weight").split(".")
+        shared = 0
+        for mine, theirs in zip(parts[:-1], path.split("."), strict=False):
+            if mine != theirs:
+                break
+            shared += 1
+        shortened.append(".".join(parts[shared:]))
+    return ", ".join(dict.fromkeys(shortened))
