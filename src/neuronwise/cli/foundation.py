@@ -148,11 +148,11 @@ def switch_off(tour: Tour) -> Mapping[str, Any]:
     tour.screen.prose(f"The chosen are {per_layer}.")
     tour.screen.line()
     tour.screen.table(_effect_table(tour))
-    tour.screen.line()
     chosen_text = _greedy(tour.loaded, off=chosen)
     control = chosen.matched_random(seed=0)
     control_text = _greedy(tour.loaded, off=control)
     for which, text in (("the chosen", chosen_text), ("the first random set", control_text)):
+        tour.screen.line()
         tour.screen.line(f"With {which} switched off it says:")
         tour.screen.line()
         tour.screen.prose(text, style="italic", indent=2)
