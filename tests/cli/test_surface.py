@@ -12,7 +12,6 @@ import pytest
 
 import neuronwise as nw
 from neuronwise.cli import foundation, screen
-from neuronwise.cli.part import Part
 from neuronwise.cli.running import EXIT_CODES
 from tests.cli.conftest import MODEL
 
@@ -137,16 +136,3 @@ def test_a_table_shows_markup_as_text_and_says_when_it_is_cut(capsys):
     assert "[bold]x[/bold]" in out
     assert "0.1235" in out
     assert "3 rows in all" in out
-
-
-def test_a_part_of_a_corpus_keeps_the_numbers_and_has_its_own_fingerprint():
-    tokenizer = nw.load_model(MODEL).tokenizer
-    whole = nw.corpus(["One day.", "A dog ran.", "The end."], tokenizer=tokenizer)
-    part = Part(whole, 1, 9)
-    assert len(part) == 2
-    assert [example.index for example in part] == [1, 2]
-    assert [example.index for example in part.examples(1, 5)] == [2]
-    assert part.examples(2, 5) == []
-    assert len({whole.fingerprint, part.fingerprint, Part(whole, 0, 2).fingerprint}) == 3
-    assert part.token_strings([5]) == whole.token_strings([5])
-    assert part.tokenizer is tokenizer

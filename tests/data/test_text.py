@@ -281,3 +281,15 @@ def test_a_forked_child_does_not_move_the_place_in_the_file(lines, tokenizer):
     handle = records._open()
     records._owner = -1
     assert records._open() is not handle, "another process opens the file for itself"
+
+
+def test_default_columns_that_a_conllu_file_does_not_fill_are_left_out(tokenizer, tmp_path):
+    pytest.importorskip("conllu")
+    path = tmp_path / "bare.conllu"
+    rows = ["1\tOne\tone\tNUM\t_\t_\t2\tnummod\t_\t_", "2\tday\tday\tNOUN\t_\t_\t0\troot\t_\t_"]
+    path.write_text("\n".join(rows) + "\n\n", encoding="utf8")
+    words = corpus(path, tokenizer=tokenizer)
+    assert set(words.labels) == {"upos", "deprel"}
+    assert set(words.examples(0, 1)[0].labels) == {"upos", "deprel"}
+    with pytest.raises(DataError, match="xpos"):
+        corpus(path, tokenizer=tokenizer, label_fields=("xpos",))

@@ -36,11 +36,10 @@ _TOKENS = 6
 def load(tour: Tour) -> Mapping[str, Any]:
     """Load the bundled Llama and its stories, and let it tell its documented sentence."""
     import neuronwise as nw
-    from neuronwise.cli.part import Part
 
     tour.loaded = nw.load_model("stories260k")
     stories = nw.corpus("stories", tokenizer=tour.loaded.tokenizer)
-    tour.stories = Part(stories, 0, _QUICK_STORIES) if tour.quick else stories
+    tour.stories = stories.part(0, _QUICK_STORIES) if tour.quick else stories
     size = sum(parameter.numel() for parameter in tour.loaded.model.parameters())
     text = _greedy(tour.loaded)
     same = text.startswith(_SENTENCE)
@@ -116,10 +115,9 @@ def most_selective(tour: Tour) -> Mapping[str, Any]:
 def switch_off(tour: Tour) -> Mapping[str, Any]:
     """Choose neurons on one half of the stories; measure on others of the other half what switching them off does."""
     import neuronwise as nw
-    from neuronwise.cli.part import Part
 
     model, half = tour.loaded.model, len(tour.stories) // 2
-    first, last = Part(tour.stories, 0, half), Part(tour.stories, half + half // 2, len(tour.stories))
+    first, last = tour.stories.part(0, half), tour.stories.part(half + half // 2)
     choice = nw.observe(
         model,
         first,

@@ -127,7 +127,6 @@ def open_corpus(
     Models of an encoder and a decoder get the text on both sides.
     """
     import neuronwise as nw
-    from neuronwise.cli.part import Part
 
     corpus = nw.corpus(
         source,
@@ -138,7 +137,7 @@ def open_corpus(
         label_fields=label_fields or None,
         transform=_both_sides if _has_two_sides(loaded.model) else None,
     )
-    return corpus if limit is None else Part(corpus, 0, limit)
+    return corpus if limit is None else corpus.part(0, limit)
 
 
 def pick_sites(model: nn.Module, where: Sequence[str] | None) -> Sites:

@@ -83,7 +83,7 @@ def _from_conllu(path: Path, options: Options, name: str) -> Corpus:
     options.only("A CoNLL-U file", *TEXT_OPTIONS, "label_fields", "on_error")
     encoder = options.encoder(str(path))
     names = options.label_fields
-    parser = ConlluParser(("upos", "xpos", "deprel") if names is None else names)
+    parser = ConlluParser(("upos", "xpos", "deprel"), optional=True) if names is None else ConlluParser(names)
     records = FileRecords(path, parser=parser, separator=blank_line(path), skip_bad=options.skip_bad)
     return TextCorpus(records, encoder, name=name, kind="words")
 

@@ -158,6 +158,18 @@ class Corpus(ABC):
         """Return a small PNG picture of an example, or None where an example is not a picture."""
         return None
 
+    def part(self, start: int, stop: int | None = None) -> Corpus:
+        """Return the examples ``start`` to ``stop - 1`` (to the end, if None) as a corpus.
+
+        Choose neurons on one part and measure them on another. Examples keep their numbers.
+
+        Raises:
+            InvalidArgumentError: If ``start`` is negative or ``stop`` is not after it.
+        """
+        from neuronwise.data.part import Part
+
+        return Part(self, start, stop)
+
     def token_strings(self, ids: Sequence[int]) -> tuple[str, ...] | None:
         """Return one string a token id, for display, or None where the corpus does not know them."""
         return None

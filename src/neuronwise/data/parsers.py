@@ -113,9 +113,11 @@ class ConlluParser:
 
     Args:
         label_fields: Columns (``upos``, ``xpos``, ``deprel``, ``lemma``) or features (``Number``, ``Tense``, ...).
+        optional: Whether a field without a value in the whole file is left out, rather than an error.
     """
 
     label_fields: tuple[str, ...]
+    optional: bool = False
 
     def __call__(self, raw: str) -> TextRecord:
         """Return the record of one sentence.

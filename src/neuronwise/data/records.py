@@ -54,20 +54,27 @@ class Records(ABC):
     def content_hash(self) -> str:
         """Return a SHA-256 of the content."""
 
-    def _finish(self, seen: Mapping[str, set[str]], where: str, known: Mapping[str, tuple[str, ...]]) -> None:
-        """Fix the class names once every record has been seen."""
+    def _finish(
+        self,
+        seen: Mapping[str, set[str]],
+        where: str,
+        known: Mapping[str, tuple[str, ...]],
+        *,
+        optional: bool = False,
+    ) -> None:
+        """Fix the class names once every record has been seen; optional fields may have none and are left out."""
         if not len(self):
             dropped = f" ({self.skipped} bad ones were skipped)" if self.skipped else ""
             raise EmptyCorpusError(
                 f"{where} has no text in it{dropped}. Give a source with at least one example."
             )
         for name, values in seen.items():
-            if not values:
+            if not values and not optional:
                 raise DataError(
                     f"No text in {where} has a label in the field {name!r}. In CoNLL-U the columns are upos, xpos, "
                     "deprel and lemma, and features are named as in the file, such as Number or Tense."
                 )
-        self.labels = {name: known.get(name) or _in_order(values) for name, values in seen.items()}
+        self.labels = {name: known.get(name) or _in_order(values) for name, values in seen.items() if values}
 
 
 class RowRecords(Records):
@@ -183,7 +190,7 @@ class FileRecords(Records):
                     self._stops.append(start + len(raw))
                     _collect(record, seen)
             line += raw.count(b"\n") + separator.count("\n")
-        self._finish(seen, str(path), {})
+        self._finish(seen, str(path), {}, optional=getattr(parser, "optional", False))
 
     def __len__(self) -> int:
         return len(self._starts)

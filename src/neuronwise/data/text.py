@@ -174,7 +174,7 @@ class TextEncoder:
             inputs=inputs if self.transform is None else self.transform(inputs),
             length=len(tokens),
             tokens=self._strings(tokens),
-            labels={name: _ids(value, ids[name], word_ids) for name, value in record.labels.items()},
+            labels={name: _ids(record.labels[name], ids[name], word_ids) for name in ids},
         )
 
     def _strings(self, tokens: list[int]) -> tuple[str, ...]:

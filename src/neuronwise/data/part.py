@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
-from neuronwise.data import Corpus, Example
+from neuronwise.data.corpus import Corpus, Example
+from neuronwise.errors import InvalidArgumentError
 
 __all__ = ["Part"]
 
@@ -16,17 +18,22 @@ class Part(Corpus):
     Args:
         corpus: The whole corpus.
         start: Number of the first example.
-        stop: One past the number of the last example; it may lie beyond the end.
+        stop: One past the number of the last example; it may lie beyond the end. None means the end.
+
+    Raises:
+        InvalidArgumentError: If ``start`` is negative or ``stop`` is not after it.
     """
 
-    def __init__(self, corpus: Corpus, start: int, stop: int) -> None:
+    def __init__(self, corpus: Corpus, start: int, stop: int | None = None) -> None:
+        if start < 0 or (stop is not None and stop <= start):
+            raise InvalidArgumentError(
+                f"A part needs 0 <= start < stop, not start={start} and stop={stop}. Numbers count from 0."
+            )
         self.name = corpus.name
         self.kind = corpus.kind
         self.labels = corpus.labels
         self.pad = corpus.pad
-        # Names of tokens come from it, as with the whole corpus.
-        self.tokenizer = getattr(corpus, "tokenizer", None)
-        self._corpus, self._start, self._stop = corpus, start, stop
+        self._corpus, self._start, self._stop = corpus, start, sys.maxsize if stop is None else stop
 
     def length(self) -> int | None:
         """Return the number of examples, or None when it is not known before the end."""
@@ -40,7 +47,15 @@ class Part(Corpus):
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the examples: the corpus, and which of its examples."""
-        return {**self._corpus.identity(), "part": [self._start, self._stop]}
+        return {**self._corpus.identity(), "part": [self._start, self._end]}
+
+    @property
+    def _end(self) -> int | None:
+        """One past the last example there is, as far as that is known, so that equal parts have equal fingerprints."""
+        length = self.length()
+        if length is not None:
+            return self._start + length
+        return None if self._stop == sys.maxsize else self._stop
 
     def image(self, index: int) -> bytes | None:
         """Return a small PNG picture of an example, by its number in the whole corpus."""
