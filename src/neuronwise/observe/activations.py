@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import DataError, SiteAxisError
+from neuronwise.observe import _kernels
 from neuronwise.sites import Site
 
 __all__ = ["Activations", "BatchInfo"]
@@ -119,8 +120,7 @@ class Activations:
     @cached_property
     def valid(self) -> Tensor | None:
         """True where :attr:`rows` is finite; None, and nothing computed, when everything is."""
-        finite = torch.isfinite(self._peaks[0]).all() & torch.isfinite(self._peaks[1]).all()
-        return None if bool(finite) else torch.isfinite(self.rows)
+        return None if self._peaks[2] else torch.isfinite(self.rows)
 
     @cached_property
     def highest(self) -> Tensor:
@@ -166,6 +166,12 @@ class Activations:
         chosen = torch.randperm(total, generator=self.batch.generator(stream))[:limit].to(self.rows.device)
         return self.rows[chosen], None if self.valid is None else self.valid[chosen]
 
+    @cached_property
+    def shift(self) -> Tensor:
+        """The first row, float64 ``(neuron,)``, with 0 where it is not finite: near enough to the mean to shift by."""
+        first = self.rows[0].cpu() if self.rows.device.type == "mps" else self.rows[0]
+        return torch.nan_to_num(first.double(), nan=0.0, posinf=0.0, neginf=0.0)
+
     def double_chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows as float64, a cache-sized chunk at a time, with their validity, in a buffer that is reused.
 
@@ -186,9 +192,12 @@ class Activations:
             yield chunk, valid
 
     @cached_property
-    def _peaks(self) -> tuple[Tensor, Tensor]:
-        """Each example's lowest and highest activation, ``(batch, neuron)``; NaN where any is NaN."""
-        return self._unpadded.amin(1), self._unpadded.amax(1)
+    def _peaks(self) -> tuple[Tensor, Tensor, bool]:
+        """Each example's lowest and highest activation, ``(batch, neuron)``, and whether all activations are finite."""
+        if _kernels.usable(self._unpadded):
+            return _kernels.peaks(self._unpadded)
+        low, high = self._unpadded.amin(1), self._unpadded.amax(1)
+        return low, high, bool(torch.isfinite(low).all() & torch.isfinite(high).all())
 
     @cached_property
     def _unpadded(self) -> Tensor:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from neuronwise.observe import _kernels
 from neuronwise.observe._groups import GROUPS, Floats, jackknife
 from neuronwise.observe.activations import Activations
 from neuronwise.observe.reducer import Reducer
@@ -43,24 +44,14 @@ class ActiveFraction(Reducer):
     def update(self, activations: Activations) -> None:
         """Take in one batch."""
         rows = activations.rows
-        width = rows.shape[1]
-        # Written as 0.0 and 1.0 into a small buffer that is reused, then summed: several times faster than
-        # summing bools.
-        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, len(rows))
-        buffer = torch.empty((min(step, len(rows)), width), dtype=torch.float32, device=rows.device)
-        active = torch.zeros(width, dtype=torch.float64, device=rows.device)
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step]
-            flags = torch.gt(
-                piece.abs() if self.absolute else piece, self.threshold, out=buffer[: len(piece)]
-            )
-            if activations.valid is not None:
-                flags *= activations.valid[start : start + step]
-            active += flags.sum(0)
+        if activations.valid is None and _kernels.usable(rows):
+            active = _kernels.count_above(rows, self.threshold, absolute=self.absolute)
+        else:
+            active = self._count_in_torch(rows, activations.valid)
         if activations.valid is not None:
             n = activations.valid.sum(0).double()
         else:
-            n = torch.full((width,), float(len(rows)), dtype=torch.float64, device=rows.device)
+            n = torch.full((rows.shape[1],), float(len(rows)), dtype=torch.float64, device=rows.device)
         self._allocate(n)
         assert self._n is not None
         group = (activations.batch.block + activations.batch.number) % GROUPS
@@ -95,6 +86,23 @@ class ActiveFraction(Reducer):
         """Go on from a state."""
         if state:
             self._n, self._active = state["n"], state["active"]
+
+    def _count_in_torch(self, rows: Tensor, valid: Tensor | None) -> Tensor:
+        width = rows.shape[1]
+        # Written as 0.0 and 1.0 into a small buffer that is reused, then summed: several times faster than
+        # summing bools.
+        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, len(rows))
+        buffer = torch.empty((min(step, len(rows)), width), dtype=torch.float32, device=rows.device)
+        active = torch.zeros(width, dtype=torch.float64, device=rows.device)
+        for start in range(0, len(rows), step):
+            piece = rows[start : start + step]
+            flags = torch.gt(
+                piece.abs() if self.absolute else piece, self.threshold, out=buffer[: len(piece)]
+            )
+            if valid is not None:
+                flags *= valid[start : start + step]
+            active += flags.sum(0)
+        return active
 
     def _allocate(self, like: Tensor) -> None:
         if self._n is None:

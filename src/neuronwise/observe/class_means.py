@@ -56,12 +56,11 @@ class ClassMeans(Reducer):
         width = activations.values.shape[-1]
         zeros = torch.zeros((len(self.classes), width), dtype=torch.float64, device=labels.device)
         n, first, second = zeros.clone(), zeros.clone(), zeros
-        shift: Tensor | None = None
+        shift = activations.shift
         start = 0
         for chunk, valid in activations.double_chunks():
             label = labels[start : start + len(chunk)].to(chunk.device)
             start += len(chunk)
-            shift = chunk[0].clone() if shift is None else shift
             keep = label >= 0
             chunk -= shift
             ones = torch.ones_like(chunk) if valid is None else valid.double()
@@ -69,9 +68,8 @@ class ClassMeans(Reducer):
             n.index_add_(0, label[keep], ones[keep])
             first.index_add_(0, label[keep], values[keep])
             second.index_add_(0, label[keep], values[keep] ** 2)
-        if shift is not None:
-            mean = first / n.clamp(min=1.0)
-            self._absorb(n, shift + mean, (second - n * mean**2).clamp_(min=0.0))
+        mean = first / n.clamp(min=1.0)
+        self._absorb(n, shift + mean, (second - n * mean**2).clamp_(min=0.0))
 
     def merge(self, other: Self) -> None:
         """Take in what another has seen."""

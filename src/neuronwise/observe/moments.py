@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.observe import _kernels
 from neuronwise.observe._groups import GROUPS, Floats, jackknife, pool
 from neuronwise.observe.activations import Activations
 from neuronwise.observe.reducer import Reducer
@@ -96,31 +97,32 @@ class Moments(Reducer):
 
     def _batch(self, activations: Activations) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return the batch's count, mean and central sums, each ``(neuron,)``."""
-        sums: list[Tensor] = []
-        shift: Tensor | None = None
-        valid_rows: Tensor | float = 0.0
+        rows = activations.rows
+        if activations.valid is None and _kernels.usable(rows):
+            shift = activations.shift
+            count = torch.full_like(shift, float(len(rows)))
+            return _centre(count, shift, _kernels.power_sums(rows, shift, self.order))
+        return _centre(*self._batch_in_torch(activations))
+
+    def _batch_in_torch(self, activations: Activations) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the batch's count, the shift, and the sums of powers of the distance to the shift."""
+        shift = activations.shift
+        sums = [torch.zeros_like(shift) for _ in range(self.order)]
+        count = torch.zeros_like(shift)
         for chunk, valid in activations.double_chunks():
-            if shift is None:
-                shift = chunk[0].clone()
-                sums = [torch.zeros_like(shift) for _ in range(self.order)]
             chunk -= shift
-            if valid is not None:
+            if valid is None:
+                count += len(chunk)
+            else:
                 chunk.masked_fill_(~valid, 0.0)
-                valid_rows = valid.sum(0, dtype=torch.float64) + valid_rows
+                count += valid.sum(0)
             sums[0] += chunk.sum(0)
             if self.order == 2:
                 chunk *= chunk
                 sums[1] += chunk.sum(0)
             else:
                 self._higher_sums(chunk, sums)
-        if shift is None:
-            raise InvalidArgumentError("There are no rows to take moments of.")
-        count = (
-            valid_rows
-            if isinstance(valid_rows, Tensor)
-            else torch.full_like(shift, float(len(activations.rows)))
-        )
-        return _centre(count, shift, sums)
+        return count, shift, sums
 
     def _higher_sums(self, chunk: Tensor, sums: list[Tensor]) -> None:
         square = chunk * chunk
