@@ -98,5 +98,5 @@ $(BENCH_READY): pyproject.toml benchmarks/requirements.txt
 	$(python_is_new_enough)
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_BIN)/python $(PIP_INSTALL) '$(TORCH)'
-	$(BENCH_BIN)/python $(PIP_INSTALL) '$(TORCH)' -e '.[hf]' -r benchmarks/requirements.txt
+	$(BENCH_BIN)/python $(PIP_INSTALL) '$(TORCH)' -e '.[hf,fast]' -r benchmarks/requirements.txt
 	@touch $@

@@ -30,7 +30,7 @@ from transformers.utils import logging as hf_logging
 LAYERS, WIDTH, VOCABULARY = 6, 512, 1000
 SEQUENCES, LENGTH = 16, 64  # 1,024 tokens a call
 TIMED_CALLS = 4
-TIMED_REPEATS = 9
+TIMED_REPEATS = 7
 MEMORY_TOKENS = (4096, 16384, 65536)
 VARIANTS = (
     "neuronwise",

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.sites import NeuronSet, find_sites, has_unembedding, promoted_tokens
+from neuronwise.sites import NeuronSet, Sites, find_sites, promoted_tokens, unembedding
 from neuronwise.sites._trace import trace
 from tests.sites.families import build
 
@@ -91,13 +91,14 @@ def test_batches_change_nothing_and_k_may_exceed_the_vocabulary():
 @pytest.mark.parametrize("family", ["vit", "clip"])
 def test_models_without_tokens_say_so(family):
     model = build(family)
-    assert not has_unembedding(model)
+    assert unembedding(model) is None
     with pytest.raises(InvalidArgumentError, match="no unembedding"):
         promoted_tokens(model, find_sites(model))
 
 
 def test_what_cannot_be_read_is_refused():
-    assert has_unembedding(build("llama")) and not has_unembedding(nn.Linear(2, 2))
+    assert unembedding(build("llama")) is not None
+    assert unembedding(nn.Linear(2, 2)) is None
     albert = build("albert")
     with pytest.raises(InvalidArgumentError, match="reads 8"):
         promoted_tokens(albert, find_sites(albert))
@@ -112,7 +113,15 @@ def test_what_cannot_be_read_is_refused():
 
 def test_sites_of_a_wrapped_model_are_read_too():
     wrapper = nn.ModuleDict({"inner": build("gpt2")})
-    assert has_unembedding(wrapper) and trace(wrapper) is None
+    assert unembedding(wrapper) is not None and trace(wrapper) is None
     frame = promoted_tokens(wrapper, find_sites(wrapper), k=1)
     plain = promoted_tokens(wrapper["inner"], find_sites(wrapper["inner"]), k=1)
     assert frame["token_id"].tolist() == plain["token_id"].tolist()
+
+
+def test_sites_read_from_a_table_are_looked_up_in_the_model():
+    model = build("llama")
+    sites = find_sites(model)
+    addresses = Sites.from_frame(sites.to_frame())
+    assert addresses[0].writes is None
+    assert promoted_tokens(model, addresses[:1]).equals(promoted_tokens(model, sites[:1]))

@@ -33,7 +33,7 @@ from neuronwise.observe.moments import Moments
 from neuronwise.observe.observer import Observer, batch_info, reducer_key
 from neuronwise.observe.quantiles import Quantiles
 from neuronwise.observe.reducer import Reducer
-from neuronwise.sites import Site, Sites, find_sites, has_unembedding, promoted_tokens
+from neuronwise.sites import Site, Sites, find_sites, promoted_tokens, unembedding
 from neuronwise.store import Manifest
 
 __all__ = ["REDUCERS", "observe"]
@@ -140,8 +140,8 @@ def observe(
     if not any(bool(count.any()) for count in observer.seen.values()):
         raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to observe.")
     tables = _tables(observer, places, data)
-    if promoted or (promoted is None and _promoted_is_cheap(model, places)):
-        tables["promoted"] = promoted_tokens(model, Sites(site for site in places if site.writes is not None))
+    if promoted is not False:
+        _add_promoted(tables, model, places, required=bool(promoted))
     _name_tokens(tables, data)
     _warn_nonfinite(tables["neurons"])
     action = {"name": "observe", "parameters": job.settings() | {"sites": list(places.names)}}
@@ -278,13 +278,17 @@ def _images(examples: pd.DataFrame, corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame({"example": shown, "png": [corpus.image(int(number)) for number in shown]})
 
 
-def _promoted_is_cheap(model: nn.Module, sites: Sites) -> bool:
-    writing = [site for site in sites if site.writes is not None]
-    if not writing or not has_unembedding(model):
-        return False
-    unembedding: Tensor = model.get_output_embeddings().weight  # type: ignore[operator]
-    cost = 2 * sum(site.width for site in writing) * unembedding.numel()
-    return cost < _PROMOTED_FLOPS
+def _add_promoted(tables: dict[str, pd.DataFrame], model: nn.Module, sites: Sites, *, required: bool) -> None:
+    """Add the table of promoted tokens, if it is asked for, or else can be had in seconds."""
+    writing = Sites(site for site in sites if site.writes is not None)
+    weight = unembedding(model)
+    cheap = weight is not None and 2 * writing.width * weight.numel() < _PROMOTED_FLOPS
+    if required or (len(writing) and cheap):
+        try:
+            tables["promoted"] = promoted_tokens(model, writing if len(writing) else sites)
+        except InvalidArgumentError:  # what the neurons write is transformed before it is read as logits
+            if required:
+                raise
 
 
 def _warn_nonfinite(neurons: pd.DataFrame) -> None:

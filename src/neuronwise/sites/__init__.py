@@ -4,7 +4,7 @@ from neuronwise.sites.collection import Sites
 from neuronwise.sites.find import find_sites
 from neuronwise.sites.neurons import NeuronSet
 from neuronwise.sites.site import Site, WeightSlice
-from neuronwise.sites.unembedding import has_unembedding, promoted_tokens
+from neuronwise.sites.unembedding import promoted_tokens, unembedding
 
 __all__ = [
     "NeuronSet",
@@ -12,6 +12,6 @@ __all__ = [
     "Sites",
     "WeightSlice",
     "find_sites",
-    "has_unembedding",
     "promoted_tokens",
+    "unembedding",
 ]

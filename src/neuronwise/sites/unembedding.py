@@ -14,22 +14,28 @@ from neuronwise.errors import InvalidArgumentError
 from neuronwise.sites._parts import Indices
 from neuronwise.sites.architectures import Match, match_families
 from neuronwise.sites.collection import Sites
+from neuronwise.sites.find import find_sites
 from neuronwise.sites.neurons import NeuronSet
 from neuronwise.sites.site import Site
 
-__all__ = ["has_unembedding", "promoted_tokens"]
+__all__ = ["promoted_tokens", "unembedding"]
 
 # How many logits are held at once when no batch size is given: 64 MiB of float32.
 _LOGITS_AT_ONCE = 2**24
 
 
-def has_unembedding(model: nn.Module) -> bool:
-    """Whether a model turns its last hidden state into one logit per token.
+def unembedding(model: nn.Module) -> Tensor | None:
+    """Return the weight ``(token, width)`` that turns the last hidden state into logits, or None if there is none.
 
-    That is so if it, or a module inside it, has the method ``get_output_embeddings`` of Hugging Face's models and
-    the method gives a layer with a weight.
+    It is found by the method ``get_output_embeddings`` of Hugging Face's models, of the model or a module inside it.
     """
-    return _unembedding(model) is not None
+    for module in model.modules():
+        method = getattr(module, "get_output_embeddings", None)
+        layer = method() if callable(method) else None
+        weight = getattr(layer, "weight", None)
+        if isinstance(layer, nn.Module) and isinstance(weight, Tensor):
+            return weight.detach()
+    return None
 
 
 def promoted_tokens(
@@ -57,7 +63,7 @@ def promoted_tokens(
 
     Args:
         model: A model with an unembedding.
-        neurons: Neurons, or sites for all their neurons; sites must know the weight that they write through.
+        neurons: Neurons, or sites for all their neurons. Sites that were read from a table are looked up in the model.
         tokenizer: Gives each token's text, by its ``convert_ids_to_tokens`` or ``decode``; None leaves it missing.
         k: How many tokens on each side.
         batch: Neurons per matrix product; None chooses it so that about 16 million logits are held at once.
@@ -70,27 +76,27 @@ def promoted_tokens(
         InvalidArgumentError: If the model has no unembedding, is on the meta device, or the widths do not fit.
         SiteNotFoundError: If a site does not know the weight that it writes through.
     """
-    layer = _unembedding(model)
-    if layer is None:
+    weight = unembedding(model)
+    if weight is None:
         raise InvalidArgumentError(
             f"{type(model).__name__} has no unembedding: neither it nor a module inside it gives one by "
             "get_output_embeddings(). Load the model with its language-model head."
         )
     if k < 1 or (batch is not None and batch < 1):
         raise InvalidArgumentError(f"k and batch must be at least 1, not {k} and {batch}.")
-    weight = layer.get_parameter("weight").detach()
     if weight.is_meta:
         raise InvalidArgumentError(
             "The model is on the meta device and has no numbers. Load its weights first."
         )
     chosen = neurons if isinstance(neurons, NeuronSet) else NeuronSet.of(Sites.of(neurons))
+    known = _sites_with_weights(model, chosen)
     matches = {match.path: match for match in match_families(model)}
     size = batch or max(1, _LOGITS_AT_ONCE // weight.shape[0])
     parts = []
     for site in chosen.sites:
         match = matches.get(site.path)
         for indices in _chunks(chosen.indices(site), size):
-            vectors = _into_unembedding(model, site, match, indices)
+            vectors = _into_unembedding(model, known[site.name], match, indices)
             if vectors.shape[1] != weight.shape[1]:
                 raise InvalidArgumentError(
                     f"{site.name} writes vectors of {vectors.shape[1]} numbers, but the unembedding reads "
@@ -101,13 +107,14 @@ def promoted_tokens(
     return _table(parts, tokenizer)
 
 
-def _unembedding(model: nn.Module) -> nn.Module | None:
-    for module in model.modules():
-        method = getattr(module, "get_output_embeddings", None)
-        layer = method() if callable(method) else None
-        if isinstance(layer, nn.Module) and isinstance(getattr(layer, "weight", None), Tensor):
-            return layer
-    return None
+def _sites_with_weights(model: nn.Module, chosen: NeuronSet) -> dict[str, Site]:
+    """Return the set's sites by name; those read from a table, which are addresses only, as the model has them."""
+    sites = {site.name: site for site in chosen.sites}
+    if any(site.writes is None for site in sites.values()):
+        sites |= {
+            site.name: site for site in find_sites(model) if site.name in sites and site.writes is not None
+        }
+    return sites
 
 
 def _chunks(indices: Indices, size: int) -> list[Indices]:
