@@ -65,7 +65,12 @@ def atomic_folder(path: str | Path, *, overwrite: bool = False) -> Iterator[Path
         if target.exists():
             old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".old"))
             target.replace(old / "old")
-            temporary.replace(target)
+            try:
+                temporary.replace(target)
+            except OSError:
+                (old / "old").replace(target)
+                old.rmdir()
+                raise
             shutil.rmtree(old, ignore_errors=True)
         else:
             temporary.replace(target)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from neuronwise.engine import ENGINES, Checkpoint, blocks_of, map_reduce
 from neuronwise.errors import InvalidArgumentError, MissingExtraError, ResultError, WriteError
@@ -92,7 +93,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     checkpoint.write(1, {"numbers": torch.arange(1)})
 
     def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr("neuronwise.engine.checkpoint.save_file", full)
     with pytest.raises(WriteError, match="No space left on device"):

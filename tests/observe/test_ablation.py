@@ -139,6 +139,29 @@ def test_class_loss_of_a_classifier():
     assert row["intervened"] == pytest.approx(float(new), rel=1e-5)
 
 
+def test_classes_that_are_numbers_are_the_numbers_of_their_logits():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 9)).eval()
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    model[2].bias.data[[3, 7]] = 20.0
+    x, labels = torch.ones(6, 2), torch.tensor([3, 7, 3, 7, 3, 3])
+    chosen = NeuronSet.of({nw.find_sites(model)[0]: [0]})
+    row = nw.ablate(model, nw.corpus(x, labels={"kind": labels}), chosen, controls=0).to_frame().iloc[0]
+    assert row["baseline"] == pytest.approx(np.log(2), rel=1e-4)
+    with pytest.raises(InvalidArgumentError, match=r"class 12, but the model only 9 logits"):
+        nw.ablate(model, nw.corpus(x, labels={"kind": labels + 5}), chosen)
+
+
+def test_output_change_leaves_out_padding(stories):
+    model, corpus, sites = stories
+    chosen = NeuronSet.of({sites[2]: range(30)})
+    one, four = (
+        nw.ablate(model, corpus, chosen, metric="output_change", controls=0, batch_size=size).change
+        for size in (1, 4)
+    )
+    assert one == pytest.approx(four, rel=1e-4)
+
+
 def test_saved_and_loaded(stories, tmp_path):
     model, corpus, sites = stories
     result = nw.ablate(model, corpus, NeuronSet.of({sites[0]: [1]}), controls=2)

@@ -13,7 +13,7 @@ from tests.observe.streams import activations, feed, mixed, rows
 
 def test_quantiles_are_close_in_rank(stream):
     levels = (0.01, 0.25, 0.5, 0.75, 0.99)
-    table = feed(Quantiles(levels, sample=None), stream).result()["neurons"]
+    table = feed(Quantiles(levels, rate=1.0), stream).result()["neurons"]
     x = rows(stream).astype(np.float32)
     assert (table["quantile_n"] == len(x)).all()
     for level in levels:
@@ -30,8 +30,9 @@ def test_quantiles_are_close_in_rank(stream):
 def test_quantiles_of_a_sample_agree_within_their_error():
     generator = torch.Generator().manual_seed(0)
     stream = [torch.randn(4, 256, 8, generator=generator) for _ in range(20)]
-    table = feed(Quantiles((0.1, 0.5, 0.9), sample=128), stream).result()["neurons"]
-    assert (table["quantile_n"] == 128 * 20).all()
+    table = feed(Quantiles((0.1, 0.5, 0.9), rate=0.125), stream).result()["neurons"]
+    assert table["quantile_n"].nunique() == 1, "the same rows for all neurons"
+    assert abs(table["quantile_n"][0] - 128 * 20) < 4 * np.sqrt(128 * 20)
     for column, true, density in (("q10", -1.2816, 0.1755), ("q50", 0.0, 0.3989), ("q90", 1.2816, 0.1755)):
         error = table[f"{column}_se"]
         assert (np.abs(table[column] - true) < 4 * error).all()
@@ -40,12 +41,22 @@ def test_quantiles_of_a_sample_agree_within_their_error():
         assert 0.8 * sampling < error.mean() < 2 * sampling
 
 
+def test_a_sample_is_fair_to_batches_of_all_sizes():
+    """Many rows of one come in one batch, a few rows of zero in another: the quarter quantile must be one."""
+    stream = [torch.zeros(1, 80, 1), torch.ones(8, 1000, 1)]
+    table = feed(Quantiles((0.25,)), stream).result()["neurons"]
+    assert table["q25"][0] == pytest.approx(1.0, abs=1e-3)
+
+
 def test_quantile_names_and_bounds():
-    reducer = Quantiles((0.005, 0.5, 0.999), sample=None)
+    reducer = Quantiles((0.005, 0.5, 0.999), rate=1.0)
     reducer.update(activations(torch.randn(1, 100, 1, generator=torch.Generator().manual_seed(0))))
     assert list(reducer.result()["neurons"].columns[::2][:3]) == ["q00_5", "q50", "q99_9"]
     with pytest.raises(InvalidArgumentError, match="between 0 and 1"):
         Quantiles((0.0, 0.5))
+    for bad in ({"rate": 0.0}, {"rate": 1.5}, {"compression": 1}):
+        with pytest.raises(InvalidArgumentError, match=r"rate must lie in \(0, 1\]"):
+            Quantiles(**bad)
 
 
 def test_histogram_counts_what_numpy_counts(stream):
@@ -131,12 +142,15 @@ def test_one_neuron_has_no_partner():
     assert reducer.result() == {}
 
 
-def test_not_finite_values_do_not_spoil_other_pairs():
-    x = mixed(torch.Generator().manual_seed(0), [(4, 50)])[0][..., :3].clone()
+def test_a_neuron_that_is_not_finite_has_no_correlation_and_spoils_no_other():
+    x = mixed(torch.Generator().manual_seed(0), [(4, 50)])[0][..., :3].clone() + 1e3
     clean = CoActivation()
     clean.update(activations(x))
-    x[0, 0, 2] = torch.nan
-    spoiled = CoActivation()
-    spoiled.update(activations(x))
-    assert abs(spoiled.correlations()[0, 1] - clean.correlations()[0, 1]) < 1e-6
-    assert np.isfinite(spoiled.correlations()).all()
+    x[:2, :, 2] = torch.nan
+    spoiled, other = CoActivation(), CoActivation()
+    spoiled.update(activations(x[:2]))
+    other.update(activations(x[2:]))
+    spoiled.merge(other)
+    assert abs(spoiled.correlations()[0, 1] - clean.correlations()[0, 1]) < 1e-5
+    assert np.isnan(spoiled.correlations()[:, 2]).all()
+    assert set(spoiled.result()["coactivation"]["neuron"]) == {0, 1}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import neuronwise as nw
-from neuronwise.data import Corpus, hash_model
+from neuronwise.data import hash_model
 from neuronwise.errors import (
     AddressError,
     BatchMismatchError,
@@ -15,11 +15,22 @@ from neuronwise.errors import (
     DataError,
     EmptyCorpusError,
     InvalidArgumentError,
+    NeuronIndexError,
     ResultError,
     SiteAxisError,
     SiteNotFoundError,
+    SiteNotReachedError,
 )
-from neuronwise.observe import BatchInfo, ClassMeans, Moments, Observer, Reducer, TopExamples
+from neuronwise.observe import (
+    Activations,
+    ActiveFraction,
+    BatchInfo,
+    ClassMeans,
+    Moments,
+    Observer,
+    Reducer,
+    TopExamples,
+)
 
 STORIES = [
     "Once upon a time there was a dog.",
@@ -385,5 +396,90 @@ def test_padding_that_fits_no_site_is_an_error():
     assert (nw.observe(Pooled(), nw.corpus(examples), site, batch_size=1).to_frame()["n"] == 6).all()
 
 
-def test_corpus_is_a_corpus():
-    assert isinstance(nw.corpus(table_of()), Corpus)
+class Loop(nn.Module):
+    """One feed-forward block that runs three times, in a model that cannot be traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        for _ in range(3):
+            x = x + self.down(torch.relu(self.up(x))) if float(x.sum()) < 1e9 else x
+        return x
+
+
+def test_every_call_of_a_reused_module_is_observed():
+    torch.manual_seed(0)
+    site = nw.Site("down", "input", width=8, kind="ffn")
+    frame = nw.observe(Loop().eval(), nw.corpus(table_of(10)), site, batch_size=4).to_frame()
+    assert (frame["n"] == 30).all()
+
+
+def test_a_site_that_is_never_reached_is_an_error(net):
+    net.unused = nn.Linear(3, 2)
+    sites = [nw.find_sites(net, "down", tensor="input")[0], nw.Site("unused", "input", width=3)]
+    with pytest.raises(SiteNotReachedError, match="unused:input"):
+        nw.observe(net, nw.corpus(table_of()), sites)
+
+
+def test_checkpoints_that_cannot_be_gone_on_from(net, tmp_path, monkeypatch):
+    file = tmp_path / "pass.safetensors"
+    with pytest.raises(InvalidArgumentError, match="is a stream"):
+        nw.observe(net, nw.corpus({"x": torch.zeros(4)} for _ in range(3)), checkpoint=file)
+    calls = []
+
+    def failing(self, activations):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Moments, "update", failing)
+        settings = {"checkpoint": file, "checkpoint_every": 0.0, "reducers": ["moments"]}
+        with pytest.raises(KeyboardInterrupt):
+            nw.observe(net, nw.corpus(table_of()), block_size=8, **settings)
+    with pytest.raises(ResultError, match="not a checkpoint of this pass"):
+        nw.observe(net, nw.corpus(table_of()), block_size=16, **settings)
+
+
+def test_settings_that_no_manifest_can_hold_are_refused_before_the_pass(net):
+    with pytest.raises(InvalidArgumentError, match="plain numbers"):
+        nw.observe(net, nw.corpus(table_of()), reducers=[ActiveFraction(np.float32(0.1))])
+    with pytest.raises(InvalidArgumentError, match="at least 1 example"):
+        nw.observe(net, nw.corpus(table_of()), block_size=0)
+
+
+def test_each_tower_has_its_own_mask_and_tokens():
+    ones, half = torch.ones(2, 3, dtype=torch.bool), torch.tensor([[1, 1, 0], [1, 0, 0]], dtype=torch.bool)
+    ids, other = torch.arange(6).reshape(2, 3), torch.arange(10, 16).reshape(2, 3)
+    batch = BatchInfo(torch.arange(2), mask=ones, token_ids=ids, towers={"decoder": (half, other)})
+    values = torch.ones(2, 3, 4)
+
+    def seen(path):
+        return Activations(nw.Site(path, "input", width=4), values, batch)
+
+    assert seen("model.encoder.layers.0.fc2").mask is None
+    assert torch.equal(seen("model.encoder.layers.0.fc2").token_ids, ids)
+    assert torch.equal(seen("model.decoder.layers.0.fc2").mask, half)
+    assert torch.equal(seen("model.decoder.layers.0.fc2").token_ids, other)
+    text = BatchInfo(torch.arange(2), mask=half, token_ids=ids)
+    picture = Activations(nw.Site("vision_model.layers.0.fc2", "input", width=4), values, text)
+    assert picture.mask is None
+    assert picture.token_ids is None
+    only = Activations(nw.Site("model.decoder.layers.0.fc2", "input", width=4), values, text)
+    assert torch.equal(only.mask, half), "a decoder alone has the batch's mask"
+
+
+def test_batches_without_a_number_are_counted(net):
+    observer = Observer(nw.find_sites(net), [Moments()])
+    with torch.no_grad(), observer.attached(net):
+        for start in range(0, 40, 8):
+            observer.expect(BatchInfo(examples=torch.arange(8)))
+            net(torch.from_numpy(table_of())[start : start + 8])
+    assert observer.reducers["down:input"]["moments"].result()["neurons"]["mean_se"].notna().all()
+
+
+def test_an_index_beyond_the_site(activity):
+    with pytest.raises(NeuronIndexError, match="0 to 171"):
+        activity.examples(activity.sites[0], 172)

@@ -86,7 +86,7 @@ def model_card(model: nn.Module, name: str | None = None) -> dict[str, Any]:
 
     Args:
         model: Any module.
-        name: A short name for reports; None takes the class's.
+        name: A short name for reports; None takes the name of what it was loaded from, or the class's.
 
     Returns:
         ``name``, ``class``, ``parameters`` (their number; tied ones count once), ``dtypes``, ``devices``, ``config``
@@ -100,7 +100,7 @@ def model_card(model: nn.Module, name: str | None = None) -> dict[str, Any]:
     parameters = list(model.parameters())
     config: Any = getattr(model, "config", None)
     return {
-        "name": name or type(model).__name__,
+        "name": name or Path(getattr(config, "_name_or_path", None) or "").name or type(model).__name__,
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": sum(parameter.numel() for parameter in parameters),
         "dtypes": sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters}),

@@ -63,7 +63,7 @@ class Checkpoint:
         """Write the state after ``done`` blocks; the old file stays until the new one is whole."""
         header = json.dumps({"fingerprint": self.fingerprint, "done": done})
         with atomic_file(self.path) as temporary:
-            save_file(
+            _save(
                 {name: t.contiguous().clone() for name, t in tensors.items()},
                 temporary,
                 {"neuronwise": header},
@@ -73,3 +73,10 @@ class Checkpoint:
     def remove(self) -> None:
         """Remove the file: the pass is over."""
         self.path.unlink(missing_ok=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:  # a full disk, in words of its own
+        raise OSError(str(error)) from error

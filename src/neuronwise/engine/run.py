@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from neuronwise.engine.checkpoint import Checkpoint
 from neuronwise.engine.job import Block, Job
@@ -15,7 +15,6 @@ from neuronwise.errors import InvalidArgumentError
 __all__ = ["ENGINES", "blocks_of", "map_reduce"]
 
 S = TypeVar("S")
-Step = Iterator[tuple[int, Any]]
 
 
 def map_reduce(
@@ -81,6 +80,12 @@ def blocks_of(total: int | None, size: int | None = None) -> Iterator[Block]:
         size: Examples a block; default: about sixteen blocks, of 32 to 4,096 examples. It never depends on the number
             of workers, so that the result does not either.
     """
+    if size is not None and size < 1:
+        raise InvalidArgumentError(f"A block needs at least 1 example, not {size}.")
+    return _cut(total, size)
+
+
+def _cut(total: int | None, size: int | None) -> Iterator[Block]:
     if size is None:
         size = 512 if total is None else min(4096, max(32, -(-total // 16)))
     number, start = 0, 0

@@ -77,7 +77,9 @@ def jackknife(
         errors: dict[str, Floats] = {}
         for name, value in whole.items():
             pseudo = np.where(used, h * value - (h - 1.0) * without[name], 0.0)
-            centre = pseudo.sum(0) / count
+            centre = np.where(used, pseudo / h, 0.0).sum(
+                0
+            )  # large groups count for more (Busing et al. 1999)
             spread = np.where(used, (pseudo - centre) ** 2 / (h - 1.0), 0.0)
             errors[name] = np.where(count > 1, np.sqrt(spread.sum(0) / count), np.nan)
     return whole, errors

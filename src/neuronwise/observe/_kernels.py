@@ -6,7 +6,7 @@ an operation. Without Numba the reducers do the same with torch; the results agr
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -71,7 +71,11 @@ def count_above(rows: Tensor, threshold: float, *, absolute: bool) -> Tensor:
 
 @cache
 def _installed() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    try:
+        importlib.import_module("numba")
+    except ImportError:
+        return False
+    return True
 
 
 def _compile(function: Callable[..., None]) -> Any:

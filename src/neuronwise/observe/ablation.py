@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -41,12 +41,20 @@ def next_token_loss(output: Any, reference: Any, batch: Batch) -> tuple[Tensor, 
 
 
 def class_loss(output: Any, reference: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropy in nats of each example's class, the corpus's only label of examples."""
+    """Return the cross-entropy in nats of each example's class, the corpus's only label of examples.
+
+    Classes that are whole numbers are the numbers of their logits; named ones are numbered in the corpus's order.
+    """
     fields = [labels for labels in batch.labels.values() if labels.dim() == 1]
     if len(fields) != 1:
         raise InvalidArgumentError("The metric 'class_loss' needs a corpus with one label an example.")
-    known = fields[0] >= 0
-    loss = F.cross_entropy(_logits(output).float(), fields[0].clamp(min=0), reduction="none").double()
+    known, logits = fields[0] >= 0, _logits(output).float()
+    if int(fields[0].max()) >= logits.shape[-1]:
+        raise InvalidArgumentError(
+            f"The corpus has a class {int(fields[0].max())}, but the model only {logits.shape[-1]} logits. "
+            "Pass metric=, a function that says which logit a class belongs to."
+        )
+    loss = F.cross_entropy(logits, fields[0].clamp(min=0), reduction="none").double()
     return loss * known, known.double()
 
 
@@ -62,8 +70,11 @@ def kl(output: Any, reference: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def output_change(output: Any, reference: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Return the squared change of the output over the squared output of the untouched model, of any model."""
-    new, old = (_logits(o).double().reshape(len(batch), -1) for o in (output, reference))
-    return ((new - old) ** 2).sum(1), (old**2).sum(1)
+    new, old = (_logits(o).double() for o in (output, reference))
+    if batch.mask is not None and old.shape[:2] == batch.mask.shape:
+        real = batch.mask.reshape(*batch.mask.shape, *[1] * (old.dim() - 2))
+        new, old = new * real, old * real
+    return ((new - old) ** 2).reshape(len(batch), -1).sum(1), (old**2).reshape(len(batch), -1).sum(1)
 
 
 #: The metrics by name. A new one is a function and a line here.
@@ -170,9 +181,17 @@ def ablate(
     rows = [_row(chosen, name, sums[0], sums[place]) for place, chosen in enumerate(sets, 1)]
     action = {
         "name": "ablate",
-        "parameters": {"how": how, "metric": name, "controls": controls, "neurons": _listed(neurons)},
+        "parameters": {
+            "how": how,
+            "value": value if isinstance(value, int | float | None) else "an array for each site or neuron",
+            "metric": name,
+            "controls": controls,
+            "batch_size": batch_size,
+            "max_tokens": max_tokens,
+            "neurons": _listed(neurons),
+        },
     }
-    card = model_card(model, model_name or type(model).__name__)
+    card = model_card(model, model_name)
     return Ablation(
         {"ablation": pd.DataFrame(rows)}, Manifest("ablation", action, seed, card, data.describe())
     )
@@ -205,7 +224,7 @@ def _measure(
         while examples := data.examples(start, start + _READ):
             start += len(examples)
             for batch in batches(examples, batch_size=batch_size, max_tokens=max_tokens, pad=data.pad):
-                moved = batch.to(device)
+                moved = _numbered_as_logits(batch, data).to(device)
                 batch_mismatch(model, moved.inputs)
                 reference = call_model(model, moved.inputs)
                 figures = [measure(reference, reference, moved)]
@@ -217,6 +236,16 @@ def _measure(
     if not parts:
         raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to measure on.")
     return torch.cat(parts, 1).double().numpy()
+
+
+def _numbered_as_logits(batch: Batch, data: Corpus) -> Batch:
+    """Give classes that are whole numbers their own numbers back; a corpus numbers those that occur from 0."""
+    labels = dict(batch.labels)
+    for field, names in data.labels.items():
+        if field in labels and names and all(name.isdecimal() for name in names):
+            numbers = torch.tensor([int(name) for name in names])
+            labels[field] = torch.where(labels[field] >= 0, numbers[labels[field].clamp(min=0)], -1)
+    return replace(batch, labels=labels)
 
 
 def _row(chosen: _Set, metric: str, base: NDArray[np.float64], new: NDArray[np.float64]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from neuronwise.sites import Site
 
 __all__ = ["Activations", "BatchInfo"]
 
+_PICTURES = ("vision", "visual", "image", "pixel")
 _CHUNK_ELEMENTS = 1 << 18  # 2 MiB of float64: stays in a core's cache while it is summed twice
 
 
@@ -28,50 +29,38 @@ class BatchInfo:
         mask: True where a position is real, bool ``(batch, position)``; None when nothing is padded.
         token_ids: Token ids ``(batch, position)``, or None for data without tokens.
         labels: Class numbers by field, ``(batch, position)`` or ``(batch,)``; -1 where there is none.
-        number: Running number of the batch within its block.
+        number: Running number of the batch within its block; None lets the observer count.
         block: Number of the block; with ``number`` and ``seed`` it fixes all chance in the reducers.
         seed: The seed of the pass.
-        other_masks: Masks of further towers, such as the decoder's, tried when ``mask`` does not fit a site.
+        towers: Masks and token ids of further towers by the prefix of their inputs, such as ``"decoder"``. A site
+            belongs to a tower whose name is a part of its path.
     """
 
     examples: Tensor
     mask: Tensor | None = None
     token_ids: Tensor | None = None
     labels: Mapping[str, Tensor] = field(default_factory=dict)
-    number: int = 0
+    number: int | None = None
     block: int = 0
     seed: int = 0
-    other_masks: tuple[Tensor, ...] = ()
+    towers: Mapping[str, tuple[Tensor | None, Tensor | None]] = field(default_factory=dict)
 
     def generator(self, stream: int) -> torch.Generator:
         """Return a generator that depends on nothing but the seed, the batch and the ``stream`` asked for."""
-        mixed = np.random.SeedSequence([self.seed, self.block, self.number, stream]).generate_state(
+        mixed = np.random.SeedSequence([self.seed, self.block, self.number or 0, stream]).generate_state(
             1, np.uint64
         )
         return torch.Generator().manual_seed(int(mixed[0]))
 
-    def mask_for(self, site: Site, positions: int) -> Tensor | None:
-        """Return the mask that fits a site with so many positions.
-
-        Raises:
-            DataError: If positions are padded and no mask has that many positions.
-        """
-        if self.mask is None and not self.other_masks:
-            return None
-        if positions == 1 and (self.mask is None or self.mask.shape[1] != 1):
-            return None  # one vector an example: pooled, nothing to mask
-        masks = [self.mask, *self.other_masks]
-        if "decoder" in site.stack:  # encoder and decoder may happen to be equally long
-            masks.reverse()
-        for mask in masks:
-            if mask is not None and mask.shape[1] == positions:
-                return None if bool(mask.all()) else mask
-        if self.mask is None or bool(self.mask.all()):
-            return None
-        raise DataError(
-            f"Site {site.name} has {positions} positions, but the batch's padding mask has {self.mask.shape[1]}. "
-            "Observe with batch_size=1 (no padding), or choose sites that keep the positions of the input."
-        )
+    def tower_of(self, site: Site) -> tuple[Tensor | None, Tensor | None]:
+        """Return the mask and the token ids that belong to a site: its tower's, or the batch's."""
+        parts = site.path.split(".")
+        for name, tower in self.towers.items():
+            if name in parts:
+                return tower
+        if any(part.startswith(_PICTURES) for part in parts):
+            return None, None  # patches of a picture beside a text: none is padded
+        return self.mask, self.token_ids
 
 
 class Activations:
@@ -85,6 +74,7 @@ class Activations:
 
     Raises:
         SiteAxisError: If the tensor's first axis is not the batch.
+        DataError: If positions are padded and the mask has another number of positions.
     """
 
     def __init__(self, site: Site, tensor: Tensor, batch: BatchInfo, *, sequence_first: bool = False) -> None:
@@ -105,10 +95,16 @@ class Activations:
             )
         #: The activations, ``(batch, position, neuron)``; one position where the site has one vector an example.
         self.values: Tensor = values.reshape(count, -1, values.shape[-1])
+        mask, ids = batch.tower_of(site)
+        positions = self.values.shape[1]
         #: True where a position is real, ``(batch, position)``; None when every position is.
-        self.mask: Tensor | None = batch.mask_for(site, self.values.shape[1])
+        self.mask: Tensor | None = _fitting(mask, site, positions)
         if self.mask is not None:
             self.mask = self.mask.to(values.device)
+        #: Token ids ``(batch, position)``, or None where the site's positions are not tokens.
+        self.token_ids: Tensor | None = None
+        if ids is not None and ids.shape[1] == positions:
+            self.token_ids = ids.to(values.device)
 
     @cached_property
     def rows(self) -> Tensor:
@@ -125,12 +121,14 @@ class Activations:
     @cached_property
     def highest(self) -> Tensor:
         """Each example's highest finite activation of every neuron, ``(batch, neuron)``; -inf where it has none."""
-        return self._peaks[1] if self.valid is None else self._finite(-torch.inf).amax(1)
+        high = self._peaks[1] if self.valid is None else self._finite(-torch.inf).amax(1)
+        return high if self.mask is None else torch.where(self.mask.any(1, keepdim=True), high, -torch.inf)
 
     @cached_property
     def lowest(self) -> Tensor:
         """Each example's lowest finite activation of every neuron, ``(batch, neuron)``; +inf where it has none."""
-        return self._peaks[0] if self.valid is None else self._finite(torch.inf).amin(1)
+        low = self._peaks[0] if self.valid is None else self._finite(torch.inf).amin(1)
+        return low if self.mask is None else torch.where(self.mask.any(1, keepdim=True), low, torch.inf)
 
     @cached_property
     def row_examples(self) -> Tensor:
@@ -158,19 +156,22 @@ class Activations:
             )
         return labels.reshape(-1) if self.mask is None else labels[self.mask]
 
-    def sampled_rows(self, limit: int | None, stream: int) -> tuple[Tensor, Tensor | None]:
-        """Return at most ``limit`` rows chosen by chance (the same for all sites), and their validity."""
-        total = self.rows.shape[0]
-        if limit is None or total <= limit:
+    def sampled_rows(self, rate: float, stream: int) -> tuple[Tensor, Tensor | None]:
+        """Return each row with the probability ``rate`` (the same rows for all sites), and their validity."""
+        if rate >= 1.0:
             return self.rows, self.valid
-        chosen = torch.randperm(total, generator=self.batch.generator(stream))[:limit].to(self.rows.device)
+        drawn = torch.rand(len(self.rows), generator=self.batch.generator(stream)) < rate
+        chosen = drawn.nonzero()[:, 0].to(self.rows.device)
         return self.rows[chosen], None if self.valid is None else self.valid[chosen]
 
     @cached_property
     def shift(self) -> Tensor:
-        """The first row, float64 ``(neuron,)``, with 0 where it is not finite: near enough to the mean to shift by."""
-        first = self.rows[0].cpu() if self.rows.device.type == "mps" else self.rows[0]
-        return torch.nan_to_num(first.double(), nan=0.0, posinf=0.0, neginf=0.0)
+        """The first finite value of every neuron, float64 ``(neuron,)``: near enough to its mean to shift by."""
+        rows = self.rows.cpu() if self.rows.device.type == "mps" else self.rows
+        if self.valid is None:
+            return rows[0].double()
+        first = self.valid.to(rows.device, torch.int8).argmax(0)
+        return torch.nan_to_num(rows.gather(0, first[None])[0].double(), nan=0.0, posinf=0.0, neginf=0.0)
 
     def double_chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Yield the rows as float64, a cache-sized chunk at a time, with their validity, in a buffer that is reused.
@@ -210,3 +211,17 @@ class Activations:
 
     def _finite(self, filler: float) -> Tensor:
         return torch.where(torch.isfinite(self._unpadded), self._unpadded, filler)
+
+
+def _fitting(mask: Tensor | None, site: Site, positions: int) -> Tensor | None:
+    """Return the mask if anything is padded, and see that it has the site's positions."""
+    if mask is None or bool(mask.all()):
+        return None
+    if mask.shape[1] == positions:
+        return mask
+    if positions == 1:
+        return None  # one vector an example: pooled, nothing to mask
+    raise DataError(
+        f"Site {site.name} has {positions} positions, but the batch's padding mask has {mask.shape[1]}. "
+        "Observe with batch_size=1 (no padding), or choose sites that keep the positions of the input."
+    )

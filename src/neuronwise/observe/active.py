@@ -54,7 +54,7 @@ class ActiveFraction(Reducer):
             n = torch.full((rows.shape[1],), float(len(rows)), dtype=torch.float64, device=rows.device)
         self._allocate(n)
         assert self._n is not None
-        group = (activations.batch.block + activations.batch.number) % GROUPS
+        group = (activations.batch.block + (activations.batch.number or 0)) % GROUPS
         self._n[group] += n
         self._active[group] += active
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuronwise.errors import AddressError, InvalidArgumentError, closest
+from neuronwise.errors import AddressError, InvalidArgumentError, NeuronIndexError, closest
 from neuronwise.sites import NeuronSet, Site, Sites
 from neuronwise.store import Result
 
@@ -88,9 +88,13 @@ class Activity(Result):
 
         Raises:
             InvalidArgumentError: If ``side`` is neither.
+            NeuronIndexError: If the site has no such neuron.
         """
         if side not in ("top", "bottom"):
             raise InvalidArgumentError(f"side must be 'top' or 'bottom', not {side!r}.")
+        width = self.sites[str(site)].width
+        if not 0 <= neuron < width:
+            raise NeuronIndexError(f"{site} has the neurons 0 to {width - 1}; there is no neuron {neuron}.")
         rows = self.rows("examples", site=self._known(site), neuron=neuron)
         rows = rows[rows["side"] == side].sort_values("rank")[["rank", "value", "example", "position"]]
         if "contexts" in self.tables:

@@ -53,6 +53,13 @@ class ClassMeans(Reducer):
         labels = activations.row_labels(self.field)
         if labels is None:
             raise InvalidArgumentError(f"The corpus has no label field {self.field!r}.")
+        if len(labels) and int(labels.max()) >= len(self.classes):
+            raise InvalidArgumentError(
+                f"The label field {self.field!r} has class {int(labels.max())}, but only {len(self.classes)} classes "
+                "were named."
+            )
+        if not len(labels):
+            return
         width = activations.values.shape[-1]
         zeros = torch.zeros((len(self.classes), width), dtype=torch.float64, device=labels.device)
         n, first, second = zeros.clone(), zeros.clone(), zeros

@@ -70,17 +70,19 @@ class CoActivation(Reducer):
         return bool(self._state)
 
     def update(self, activations: Activations) -> None:
-        """Take in one batch. Values that are not finite count as the shift, that is, as unremarkable."""
+        """Take in one batch. A neuron with a value that is not finite has no correlations from then on."""
         rows, valid = activations.rows, activations.valid
         if not len(rows):
             return
         if not self._state:
-            self._state["shift"] = (rows if valid is None else torch.where(valid, rows, 0.0)).mean(0).double()
+            known = rows if valid is None else torch.where(valid, rows, torch.nan)
+            self._state["shift"] = torch.nan_to_num(known.nanmean(0)).double()
         width = rows.shape[1]
         signs = None if width <= self.full else self._signs(activations, rows)
         second = width if signs is None else self.sketch
         new = {
             "n": torch.tensor([float(len(rows))], dtype=torch.float64, device=rows.device),
+            "spoiled": rows.new_zeros(width) if valid is None else (~valid).any(0).to(rows.dtype),
             "sum": rows.new_zeros(width),
             "square": rows.new_zeros(width),
             "other": rows.new_zeros(second),
@@ -108,7 +110,7 @@ class CoActivation(Reducer):
         theirs = dict(other._state)
         delta = theirs.pop("shift") - self._state["shift"]  # x - mine = (x - theirs) + delta
         n, total = theirs["n"], theirs["sum"]
-        full = theirs["cross"].shape[0] == theirs["cross"].shape[1] and len(delta) <= self.full
+        full = len(delta) <= self.full
         other_delta = delta if full else torch.zeros_like(theirs["other"])
         theirs["square"] = theirs["square"] + 2 * delta * total + n * delta**2
         theirs["cross"] = (
@@ -140,14 +142,16 @@ class CoActivation(Reducer):
     def correlations(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return the correlations of the neurons from ``start`` to ``stop`` with all, ``(stop - start, neuron)``.
 
-        NaN for neurons that never vary. From the sketch, they are estimates and can exceed 1 in magnitude.
+        NaN for neurons that never vary or were not always finite. From the sketch, they are estimates and can exceed 1
+        in magnitude.
         """
         s = self._state
         n = s["n"]
         cross = s["cross"] - torch.outer(s["sum"], s["other"]) / n
         variance = (s["square"] - s["sum"] ** 2 / n).clamp(min=0.0)
         noise = s["square"].clamp(min=1e-300) * 1e-7  # deviations are float32: less than this is rounding
-        scale = torch.where(variance > noise, variance, torch.nan).rsqrt()
+        known = (variance > noise) & (s["spoiled"] == 0)
+        scale = torch.where(known, variance, torch.nan).rsqrt()
         if len(s["sum"]) <= self.full:
             inner = cross[start:stop]
         else:

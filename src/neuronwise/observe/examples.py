@@ -23,7 +23,8 @@ _NO_TOKEN = -1
 class TopExamples(Reducer):
     """The k examples with the highest and the k with the lowest peak activation of every neuron.
 
-    An example counts once, at its peak (the first of equal ones), so that one long text cannot fill the list. Equal
+    An example counts once, at its peak (the first of equal ones), so that one long text cannot fill the list; once a
+    call, where a module runs several times in a pass and the site does not say which call it means. Equal
     values rank by the example's number, lower first: the outcome is the same, exactly, however the stream is split.
 
     Tables: ``examples`` (``neuron``, ``side``, ``rank``, ``value``, ``example``, ``position``) and, where there are
@@ -114,9 +115,7 @@ class _Ranking:
     def update(self, activations: Activations) -> None:
         peaks = activations.highest if self.sign > 0 else -activations.lowest  # (batch, neuron), -inf if none
         examples = activations.batch.examples.to(peaks.device)
-        tokens = activations.batch.token_ids
-        has_context = tokens is not None and tokens.shape[1] == activations.values.shape[1]
-        self._allocate(peaks, has_context)
+        self._allocate(peaks, has_context=activations.token_ids is not None)
         worst, worst_example = self._state["value"][-1], self._state["example"][-1]
         better = (peaks > worst) | ((peaks == worst) & (examples.unsqueeze(1) < worst_example))
         better &= peaks > -torch.inf
@@ -182,7 +181,7 @@ class _Ranking:
     def _window(self) -> int:
         return 2 * self.context + 1
 
-    def _allocate(self, peaks: Tensor, has_context: bool) -> None:
+    def _allocate(self, peaks: Tensor, *, has_context: bool) -> None:
         shape = (self.k, peaks.shape[1])
         keys = ["value", "example", "position", *(("tokens", "around") if has_context else ())]
         for key in keys:
@@ -212,7 +211,7 @@ class _Ranking:
         )
         position = torch.where(real, series, -torch.inf).argmax(1)
         new["position"][row, place] = position.to(torch.int32)
-        tokens = activations.batch.token_ids
+        tokens = activations.token_ids
         if "tokens" in self._state:
             new["tokens"] = _blank("tokens", shape, self._window, peaks)
             new["around"] = _blank("around", shape, self._window, peaks)
@@ -222,7 +221,7 @@ class _Ranking:
             inside = (where >= 0) & (where < series.shape[1])
             where = where.clamp(0, series.shape[1] - 1)
             inside &= real.gather(1, where)
-            ids = tokens.to(position.device)[row].gather(1, where).to(torch.int32)
+            ids = tokens[row].gather(1, where).to(torch.int32)
             new["tokens"][row, place] = torch.where(inside, ids, _NO_TOKEN)
             raw = activations.values[row, :, columns[place]].gather(1, where).float()
             new["around"][row, place] = torch.where(inside, raw, 0.0)

@@ -61,7 +61,7 @@ class Moments(Reducer):
             return
         n, mean, central = self._batch(activations)
         self._allocate(rows.shape[1], n.device)
-        group = (activations.batch.block + activations.batch.number) % GROUPS
+        group = (activations.batch.block + (activations.batch.number or 0)) % GROUPS
         self._absorb(slice(group, group + 1), n[None], mean[None], [part[None] for part in central])
 
     def merge(self, other: Self) -> None:

@@ -121,11 +121,27 @@ def observe(
         raise InvalidArgumentError(
             f"The corpus {data.name!r} is a stream, which only engine='local' can read. Pass a list or a file."
         )
+    if total is None and checkpoint is not None:
+        raise InvalidArgumentError(
+            f"The corpus {data.name!r} is a stream, which cannot be read again from the middle, so a checkpoint "
+            "of it is of no use. Pass a list or a file."
+        )
     places = find_sites(model) if sites is None else Sites.of(sites)
     for site in places:
         site.module(model)  # an unknown path is an error before any work is done
-    card = model_card(model, model_name or _name(model))
-    job = _Pass(model, data, places, _reducers(reducers, data), batch_size, max_tokens, seed, card["sha256"])
+    card = model_card(model, model_name)
+    job = _Pass(
+        model,
+        data,
+        places,
+        _reducers(reducers, data),
+        batch_size,
+        max_tokens,
+        block_size,
+        seed,
+        card["sha256"],
+    )
+    _check_settings(job.settings())
     with _bar(progress, total) as advance:
         observer = map_reduce(
             job,
@@ -145,7 +161,9 @@ def observe(
     _name_tokens(tables, data)
     _warn_nonfinite(tables["neurons"])
     action = {"name": "observe", "parameters": job.settings() | {"sites": list(places.names)}}
-    return Activity(tables, Manifest("activity", action=action, seed=seed, model=card, data=data.describe()))
+    # What each process has cut while reading is no property of the data.
+    described = {name: value for name, value in data.describe().items() if name != "truncated"}
+    return Activity(tables, Manifest("activity", action=action, seed=seed, model=card, data=described))
 
 
 class _Pass:
@@ -159,9 +177,11 @@ class _Pass:
         reducers: Sequence[Reducer],
         batch_size: int,
         max_tokens: int | None,
+        block_size: int | None,
         seed: int,
         model_hash: str | None,
     ) -> None:
+        self.block_size = block_size
         self.model, self.corpus, self.sites, self.reducers = model, corpus, sites, reducers
         self.batch_size, self.max_tokens, self.seed, self.model_hash = (
             batch_size,
@@ -175,12 +195,9 @@ class _Pass:
 
     def run(self, state: Observer, block: Block) -> bool:
         block_number, first, last = block
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        # Modules of feed-forward sites run once in a pass (or the site says which call), so that the pass can
-        # end there.
-        stop = all(site.kind == "ffn" for site in self.sites)
-        number = 0
-        with torch.no_grad(), untouched(self.model), state.attached(self.model, stop=stop) as cap:
+        device = self._device
+        number, stop = 0, False
+        with torch.no_grad(), untouched(self.model):
             for start in range(first, last, _READ):
                 examples = self.corpus.examples(start, min(start + _READ, last))
                 for batch in batches(
@@ -189,7 +206,13 @@ class _Pass:
                     moved = batch.to(device)
                     batch_mismatch(self.model, moved.inputs)
                     state.expect(batch_info(moved, number=number, block=block_number, seed=self.seed))
-                    cap.run(moved.inputs)
+                    with state.attached(self.model, stop=stop) as cap:
+                        cap.run(moved.inputs)
+                    # The first pass runs to its end. It raises where a site was not reached; and where each was reached
+                    # just once, later passes can end with the last of them.
+                    if number == 0:
+                        calls = [len(cap.calls(site)) for site in self.sites]
+                        stop = max(calls) == 1 and all(site.kind == "ffn" for site in self.sites)
                     number += 1
                 if not examples:
                     break
@@ -203,11 +226,16 @@ class _Pass:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Observer:
         observer = self.start()
-        observer.load_state_dict(tensors)
+        observer.load_state_dict({name: tensor.to(self._device) for name, tensor in tensors.items()})
         return observer
+
+    @property
+    def _device(self) -> torch.device:
+        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def settings(self) -> dict[str, Any]:
         return {
+            "block_size": self.block_size,
             "reducers": {reducer_key(reducer): reducer.settings() for reducer in self.reducers},
             "batch_size": self.batch_size,
             "max_tokens": self.max_tokens,
@@ -220,13 +248,24 @@ class _Pass:
         )
 
 
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(settings)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"The settings of a reducer must be plain numbers, texts and lists: {error}."
+        ) from error
+
+
 def _reducers(wanted: Sequence[Reducer | str] | None, corpus: Corpus) -> list[Reducer]:
     if wanted is None:
-        fields = [ClassMeans(field, classes) for field, classes in corpus.labels.items() if classes]
-        return [*(make() for make in REDUCERS.values()), *fields]
+        made: list[Reducer] = [make() for make in REDUCERS.values() if make is not Quantiles]
+        # Rows of a table are few and stand for themselves; the positions of texts and maps are many and alike.
+        made.append(Quantiles(rate=1.0 if corpus.kind == "array" else 0.25))
+        return made + [ClassMeans(field, classes) for field, classes in corpus.labels.items() if classes]
     if isinstance(wanted, str):
         raise InvalidArgumentError(f"reducers must be a list, such as [{wanted!r}].")
-    made: list[Reducer] = []
+    made = []
     for reducer in wanted:
         if isinstance(reducer, str):
             if reducer not in REDUCERS:
@@ -242,8 +281,8 @@ def _tables(observer: Observer, sites: Sites, corpus: Corpus) -> dict[str, pd.Da
     parts: dict[str, list[pd.DataFrame]] = {}
     for site in sites:
         neurons = pd.DataFrame({"site": site.name, "layer": site.layer, "neuron": np.arange(site.width)})
-        nonfinite = observer.nonfinite[site.name].numpy()
-        neurons["n"], neurons["nonfinite"] = observer.seen[site.name].numpy() - nonfinite, nonfinite
+        nonfinite = observer.nonfinite[site.name].cpu().numpy()
+        neurons["n"], neurons["nonfinite"] = observer.seen[site.name].cpu().numpy() - nonfinite, nonfinite
         columns = [neurons]
         for reducer in observer.reducers[site.name].values():
             for name, frame in reducer.result().items():
@@ -302,13 +341,6 @@ def _warn_nonfinite(neurons: pd.DataFrame) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-def _name(model: nn.Module) -> str:
-    """Return the model's own name, without the folders it was loaded from."""
-    config = getattr(model, "config", None)
-    path = getattr(config, "_name_or_path", "") or ""
-    return Path(path).name or type(model).__name__
 
 
 @contextmanager

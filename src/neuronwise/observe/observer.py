@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,7 @@ class Observer:
             name: torch.zeros_like(count) for name, count in self.seen.items()
         }
         self._batch: BatchInfo | None = None
+        self._expected = 0
         self._sequence_first: set[str] = set()
 
     @contextmanager
@@ -70,13 +72,16 @@ class Observer:
             for site in self.sites
             if isinstance(module := site.module(model), nn.RNNBase) and not module.batch_first
         }
-        with capture(model, self.sites, reduce=self._reduce, stop=stop) as cap:
-            yield cap
-        self._batch = None
+        try:
+            with capture(model, self.sites, reduce=self._reduce, stop=stop) as cap:
+                yield cap
+        finally:
+            self._batch = None
 
     def expect(self, batch: BatchInfo) -> None:
-        """Say which batch the next forward pass is about."""
-        self._batch = batch
+        """Say which batch the next forward pass is about; batches without a number are counted."""
+        self._batch = batch if batch.number is not None else replace(batch, number=self._expected)
+        self._expected += 1
 
     def merge(self, other: Observer) -> None:
         """Take in everything that another observer of the same sites and reducers has seen."""
@@ -135,11 +140,15 @@ def reducer_key(reducer: Reducer) -> str:
 def batch_info(batch: Batch, *, number: int = 0, block: int = 0, seed: int = 0) -> BatchInfo:
     """Return what reducers need to know of a corpus's batch."""
     inputs = batch.inputs if isinstance(batch.inputs, Mapping) else {}
-    others = tuple(
-        tensor.bool()
-        for name, tensor in inputs.items()
-        if name.endswith("attention_mask") and name != "attention_mask"
-    )
+    towers: dict[str, tuple[Tensor | None, Tensor | None]] = {
+        name.removesuffix("_input_ids"): (None, ids)
+        for name, ids in inputs.items()
+        if name.endswith("_input_ids")
+    }
+    for name, mask in inputs.items():
+        if name.endswith("_attention_mask"):
+            tower = name.removesuffix("_attention_mask")
+            towers[tower] = (mask.bool(), towers.get(tower, (None, None))[1])
     return BatchInfo(
         examples=batch.indices,
         mask=batch.mask,
@@ -148,5 +157,5 @@ def batch_info(batch: Batch, *, number: int = 0, block: int = 0, seed: int = 0) 
         number=number,
         block=block,
         seed=seed,
-        other_masks=others,
+        towers=towers,
     )

@@ -34,13 +34,13 @@ class Quantiles(Reducer):
 
     Args:
         levels: Quantiles to report, each between 0 and 1.
-        sample: Rows of a batch that enter the sketch, chosen by chance and the same for all sites; None for all. The
-            sketch costs about 0.15 microseconds a value, far more than any other statistic.
+        rate: Share of the rows that enter the sketch, chosen by chance and the same for all sites. The sketch costs
+            about 0.15 microseconds a value, far more than any other statistic.
         compression: The t-digest's k: larger is more accurate (about 2/k of rank at the median) and takes more memory
             (about 8 bytes times k a neuron).
 
     Raises:
-        InvalidArgumentError: If a level is outside (0, 1).
+        InvalidArgumentError: If a level is outside (0, 1), ``rate`` outside (0, 1], or ``compression`` below 10.
 
     Source: T. Dunning, O. Ertl, "Computing extremely accurate quantiles using t-digests" (2019), arXiv:1902.04023;
     rank interval: R. Woodruff, "Confidence intervals for medians and other position measures" (1952).
@@ -52,14 +52,18 @@ class Quantiles(Reducer):
         self,
         levels: Sequence[float] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99),
         *,
-        sample: int | None = 128,
+        rate: float = 0.25,
         compression: int = 200,
     ) -> None:
         bad = [level for level in levels if not 0.0 < level < 1.0]
         if bad:
             raise InvalidArgumentError(f"Quantile levels must lie between 0 and 1; got {bad}.")
         self.levels = tuple(levels)
-        self.sample = sample
+        if not 0.0 < rate <= 1.0 or compression < 10:
+            raise InvalidArgumentError(
+                f"rate must lie in (0, 1] and compression be at least 10; got {rate} and {compression}."
+            )
+        self.rate = rate
         self.compression = compression
         self._sketches: list[tdigest_float] = []
 
@@ -76,7 +80,9 @@ class Quantiles(Reducer):
 
     def update(self, activations: Activations) -> None:
         """Take in one batch."""
-        rows, valid = activations.sampled_rows(self.sample, _STREAM)
+        rows, valid = activations.sampled_rows(self.rate, _STREAM)
+        if not len(rows):
+            return
         columns = rows.T.contiguous().float().cpu().numpy()
         self._allocate(len(columns))
         keep = None if valid is None else valid.T.cpu().numpy()
@@ -113,9 +119,9 @@ class Quantiles(Reducer):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state."""
         if state:
-            data = state["bytes"].numpy().tobytes()
-            ends = np.cumsum(state["lengths"].numpy())
-            starts = ends - state["lengths"].numpy()
+            data = state["bytes"].cpu().numpy().tobytes()
+            ends = np.cumsum(state["lengths"].cpu().numpy())
+            starts = ends - state["lengths"].cpu().numpy()
             self._sketches = [tdigest_float.deserialize(data[a:b]) for a, b in zip(starts, ends, strict=True)]
 
     def __getstate__(self) -> dict[str, object]:

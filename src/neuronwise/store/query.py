@@ -52,7 +52,8 @@ def query(folders: str | Path | Sequence[str | Path], sql: str, *, verify: bool 
     Example:
         ``query("runs/a", "SELECT layer, avg(kurtosis) FROM neurons GROUP BY layer ORDER BY layer")``
     """
-    paths = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    given = [folders] if isinstance(folders, str | Path) else folders
+    paths = [Path(folder).resolve() for folder in given]
     if not paths:
         raise InvalidArgumentError("There is no folder to query: pass one result folder or several.")
     manifests = {name: read_manifest(path, verify=verify) for name, path in _named(paths).items()}
