@@ -56,7 +56,8 @@ def overhead_section(figures: Figures) -> list[str]:
         "all 12,288 feed-forward neurons, 1,024 tokens a call. Median of the ratio to the plain call of the same round "
         f"(quartiles in brackets) over {figures['repeats']} interleaved rounds, after "
         f"{figures['sequences_before']:,} sequences. Every call runs the whole forward pass and also sets and removes "
-        f"its hooks. The plain call takes {plain} threads.",
+        f"its hooks. The hottest loops are compiled (extra `fast`); they run on one thread, so "
+        f"their share is larger where torch has two. The plain call takes {plain} threads.",
         "",
         *table(["statistics", *(f"{n} thread{'s' * (n != '1')}" for n in threads)], rows),
         "Command: `python benchmarks/overhead.py`. " + where(figures) + f"torch {figures['torch']}.",
@@ -66,9 +67,16 @@ def overhead_section(figures: Figures) -> list[str]:
 
 def peers_section(figures: Figures) -> list[str]:
     time, memory = figures["time"], figures["memory"]
-    speed = [[text, *(percent(time[f"{name} {n}"]) for n in (1, 2))] for name, text in VARIANTS.items()]
+
+    def speed_of(key: str) -> str:
+        return percent(time[key]) if key in time else "not measured"
+
+    def peak_of(key: str) -> str:
+        return f"{memory[key]['mebibytes']:,.0f} MiB" if key in memory else "not measured"
+
+    speed = [[text, *(speed_of(f"{name} {n}") for n in (1, 2))] for name, text in VARIANTS.items()]
     peak = [
-        [text, *(f"{memory[f'{name} {tokens}']['mebibytes']:,.0f} MiB" for tokens in figures["tokens"])]
+        [text, *(peak_of(f"{name} {tokens}") for tokens in figures["tokens"])]
         for name, text in VARIANTS.items()
     ]
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
