@@ -82,9 +82,8 @@ class Activity(Result):
             side: ``"top"`` or ``"bottom"``.
 
         Returns:
-            Columns ``rank``, ``value``, ``example``, ``position`` and, for text, ``text``, the tokens around
-            the peak with
-            the peak in brackets.
+            Columns ``rank``, ``value``, ``example``, ``position`` and, for text, ``text``, the tokens around the peak
+            with the peak in brackets.
 
         Raises:
             InvalidArgumentError: If ``side`` is neither.

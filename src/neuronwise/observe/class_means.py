@@ -20,9 +20,8 @@ __all__ = ["ClassMeans"]
 class ClassMeans(Reducer):
     """Mean and its standard error for each class of one label field, of tokens (a part of speech) or of examples.
 
-    Table ``class_means``: ``neuron``, ``field``, ``label``, ``n``, ``mean``, ``mean_se``. The standard error
-    takes positions as
-    independent. Positions without a label are left out.
+    Table ``class_means``: ``neuron``, ``field``, ``label``, ``n``, ``mean``, ``mean_se``. The standard error takes
+    positions as independent. Positions without a label are left out.
 
     Args:
         field: The label field of the corpus, such as ``"upos"`` or ``"class"``.

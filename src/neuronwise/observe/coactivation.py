@@ -28,13 +28,11 @@ class CoActivation(Reducer):
     magnitudes a neuron.
 
     Up to ``full`` neurons the whole matrix of co-moments is kept and the correlations are those of the data;
-    ``correlation_se`` is :math:`(1 - r^2)/\sqrt{n - 1}`, as for independent normal positions. Wider sites
-    keep every neuron's
-    inner products with ``sketch`` random sign vectors over positions instead: memory grows with the width, not
-    its square,
-    and a correlation is known to about :math:`\sqrt{(1 + r^2)/\text{sketch}}`, which is what
-    ``correlation_se`` then holds.
-    The strongest pairs are chosen by the same noisy values, so differences of a few standard errors mean nothing there.
+    ``correlation_se`` is :math:`(1 - r^2)/\sqrt{n - 1}`, as for independent normal positions. Wider sites keep every
+    neuron's inner products with ``sketch`` random sign vectors over positions instead: memory grows with the width,
+    not its square, and a correlation is known to about :math:`\sqrt{(1 + r^2)/\text{sketch}}`, which is what
+    ``correlation_se`` then holds. The strongest pairs are chosen by the same noisy values, so differences of a few
+    standard errors mean nothing there.
 
     Args:
         pairs: Partners reported a neuron.

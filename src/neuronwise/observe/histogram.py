@@ -23,11 +23,10 @@ _FINEST = -40  # bins are at least 2**-40 wide: below that, activations count as
 class Histogram(Reducer):
     """Counts of activations in bins of equal width, exact, and the same however the stream is split.
 
-    A neuron's bins are ``[i w, (i + 1) w)`` with ``w`` a power of two. When an activation falls outside the
-    ``bins`` bins
-    there are, neighbours are joined, which doubles ``w``; because all bins lie on one grid, the outcome depends only on
-    the smallest and largest activation seen. Table ``histogram``: ``neuron``, ``left``, ``right``, ``count``, bins that
-    hold something only.
+    A neuron's bins are ``[i w, (i + 1) w)`` with ``w`` a power of two. When an activation falls outside the ``bins``
+    bins there are, neighbours are joined, which doubles ``w``; because all bins lie on one grid, the outcome depends
+    only on the smallest and largest activation seen. Table ``histogram``: ``neuron``, ``left``, ``right``, ``count``,
+    bins that hold something only.
 
     Args:
         bins: Greatest number of bins a neuron; between half of it and all of it lie in the range seen.

@@ -19,10 +19,9 @@ __all__ = ["Reducer"]
 class Reducer(ABC):
     """Reduces the activations of one site to something of fixed size a neuron.
 
-    A reducer that a user makes holds only settings; :meth:`fresh` makes an empty one for every site. The update and the
-    merge must be such that any split of the stream gives the same result (to rounding, or exactly where
-    stated), so that
-    one process and a cluster run the same code.
+    A reducer that a user makes holds only settings; :meth:`fresh` makes an empty one for every site. The update and
+    the merge must be such that any split of the stream gives the same result (to rounding, or exactly where stated),
+    so that one process and a cluster run the same code.
     """
 
     #: Name under which it is known, also on the command line.
