@@ -14,6 +14,7 @@
     │   └── OverwrittenError      a later in-place operation changed a captured reference
     ├── DataError             a corpus or model folder that cannot be used
     │   ├── EmptyCorpusError      nothing to observe
+    │   ├── FactError             a fact or prompt that cannot be used
     │   ├── UnsafeFileError       loading it would execute code (pickle)
     │   └── BatchMismatchError    batch and model differ in device or dtype
     ├── ResultError           a folder that is not a (complete, untouched) result
@@ -21,6 +22,7 @@
     │   ├── IncompleteResultError half-written: a file of the manifest is missing
     │   ├── TamperedResultError   a file does not have the hash in the manifest
     │   └── WriteError            the result could not be written (disk full, no permission)
+    ├── PatchError            an edit that cannot be made, or a patch that is not for this model
     ├── MissingExtraError     an optional package is not installed (also an ImportError)
     └── InvalidArgumentError  an argument outside what a function takes (also a ValueError)
 """
@@ -39,6 +41,7 @@ __all__ = [
     "CompiledModelError",
     "DataError",
     "EmptyCorpusError",
+    "FactError",
     "HookError",
     "IncompleteResultError",
     "InvalidArgumentError",
@@ -47,6 +50,7 @@ __all__ = [
     "NeuronwiseError",
     "NotAResultError",
     "OverwrittenError",
+    "PatchError",
     "ResultError",
     "SiteAxisError",
     "SiteNotFoundError",
@@ -107,6 +111,10 @@ class EmptyCorpusError(DataError):
     """A corpus without a single example."""
 
 
+class FactError(DataError):
+    """A fact or prompt that cannot be used."""
+
+
 class UnsafeFileError(DataError):
     """A file whose loading would execute code, such as a pickle."""
 
@@ -133,6 +141,10 @@ class TamperedResultError(ResultError):
 
 class WriteError(ResultError, OSError):
     """A result that could not be written; nothing half-written is left behind."""
+
+
+class PatchError(NeuronwiseError):
+    """An edit that cannot be made, or a patch that is not for this model; the model was not touched."""
 
 
 class MissingExtraError(NeuronwiseError, ImportError):
