@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from neuronwise import errors
 
 if TYPE_CHECKING:
+    from neuronwise.attribute import Attribution, attribute
     from neuronwise.data import corpus, load_model, load_weights
     from neuronwise.hooks import capture, check, intervene
     from neuronwise.observe import Activity, ablate, observe
@@ -26,10 +27,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Activity",
+    "Attribution",
     "NeuronSet",
     "Site",
     "Sites",
     "ablate",
+    "attribute",
     "capture",
     "check",
     "corpus",
@@ -48,10 +51,12 @@ __all__ = [
 _NAMES: Final = MappingProxyType(
     {
         "Activity": ("observe", "Activity"),
+        "Attribution": ("attribute", "Attribution"),
         "NeuronSet": ("sites", "NeuronSet"),
         "Site": ("sites", "Site"),
         "Sites": ("sites", "Sites"),
         "ablate": ("observe", "ablate"),
+        "attribute": ("attribute", "attribute"),
         "capture": ("hooks", "capture"),
         "check": ("hooks", "check"),
         "corpus": ("data", "corpus"),

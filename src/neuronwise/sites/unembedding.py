@@ -17,25 +17,31 @@ from neuronwise.sites.collection import Sites
 from neuronwise.sites.find import find_sites
 from neuronwise.sites.neurons import NeuronSet
 from neuronwise.sites.site import Site
+from neuronwise.sites.tokens import token_strings
 
-__all__ = ["promoted_tokens", "unembedding"]
+__all__ = ["promoted_tokens", "unembedding", "unembedding_layer"]
 
 # How many logits are held at once when no batch size is given: 64 MiB of float32.
 _LOGITS_AT_ONCE = 2**24
 
 
-def unembedding(model: nn.Module) -> Tensor | None:
-    """Return the weight ``(token, width)`` that turns the last hidden state into logits, or None if there is none.
+def unembedding_layer(model: nn.Module) -> nn.Module | None:
+    """Return the module that turns the last hidden state into logits, or None if there is none.
 
     It is found by the method ``get_output_embeddings`` of Hugging Face's models, of the model or a module inside it.
     """
     for module in model.modules():
         method = getattr(module, "get_output_embeddings", None)
         layer = method() if callable(method) else None
-        weight = getattr(layer, "weight", None)
-        if isinstance(layer, nn.Module) and isinstance(weight, Tensor):
-            return weight.detach()
+        if isinstance(layer, nn.Module) and isinstance(getattr(layer, "weight", None), Tensor):
+            return layer
     return None
+
+
+def unembedding(model: nn.Module) -> Tensor | None:
+    """Return the weight ``(token, width)`` that turns the last hidden state into logits, or None if there is none."""
+    layer = unembedding_layer(model)
+    return None if layer is None else layer.get_parameter("weight").detach()
 
 
 def promoted_tokens(
@@ -64,7 +70,8 @@ def promoted_tokens(
     Args:
         model: A model with an unembedding.
         neurons: Neurons, or sites for all their neurons. Sites that were read from a table are looked up in the model.
-        tokenizer: Gives each token's text, by its ``convert_ids_to_tokens`` or ``decode``; None leaves it missing.
+        tokenizer: Gives each token's text: a transformers tokenizer, or anything that has ``decode``; None leaves it
+            missing.
         k: How many tokens on each side.
         batch: Neurons per matrix product; None chooses it so that about 16 million logits are held at once.
 
@@ -194,15 +201,15 @@ def _table(parts: list[dict[str, Any]], tokenizer: Any) -> pd.DataFrame:
         for name in types
         if name != "token"
     }
-    shown = {int(i): _token(tokenizer, int(i)) for i in np.unique(columns["token_id"].astype(np.int64))}
+    shown = _texts(tokenizer, np.unique(columns["token_id"].astype(np.int64)).tolist())
     columns["token"] = np.array([shown[int(i)] for i in columns["token_id"]], dtype=object)
     return pd.DataFrame({name: columns[name] for name in types}).astype(types)
 
 
-def _token(tokenizer: Any, token_id: int) -> str | None:
-    """Return a token's text; the signs that tokenizers use for a space in front are shown as one."""
+def _texts(tokenizer: Any, ids: list[int]) -> dict[int, str | None]:
+    """Return the text of each token."""
     if tokenizer is None:
-        return None
-    convert = getattr(tokenizer, "convert_ids_to_tokens", None)
-    text = convert(token_id) if convert is not None else tokenizer.decode([token_id])
-    return None if text is None else str(text).replace("▁", " ").replace("Ġ", " ").replace("Ċ", "\n")
+        return dict.fromkeys(ids)
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return dict(zip(ids, token_strings(tokenizer, ids), strict=True))
+    return {number: str(tokenizer.decode([number])) for number in ids}

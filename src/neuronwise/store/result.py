@@ -37,6 +37,8 @@ KINDS: Mapping[str, str] = MappingProxyType(
     {
         "ablation": "neuronwise.observe.ablation:Ablation",
         "activity": "neuronwise.observe.activity:Activity",
+        "edit": "neuronwise.edit.evaluation:EditEvaluation",
+        "attribution": "neuronwise.attribute.attribution:Attribution",
     }
 )
 

@@ -111,6 +111,21 @@ def _tables(*tables: Table) -> Mapping[str, Table]:
     return MappingProxyType({table.name: table for table in tables})
 
 
+_METHOD = Column("method", pa.string(), "Name of the editing method; `none`: the model as it is.")
+_CONTROL = Column(
+    "control",
+    pa.string(),
+    "Whether it is the edit itself, a random one beside it, or none.",
+    choices=("none", "edit", "random"),
+)
+_SEED = Column("seed", pa.int32(), "Seed of the random control; else missing.", nullable=True)
+_FACT = Column("fact", pa.string(), "Id of the fact; empty where it is about all facts.")
+
+
+def _log_p(name: str, doc: str) -> Column:
+    return Column(name, pa.float64(), doc, unit="nats")
+
+
 TABLES: Mapping[str, Table] = _tables(
     Table(
         "sites",
@@ -264,6 +279,30 @@ TABLES: Mapping[str, Table] = _tables(
         rows_per_group=64,
     ),
     Table(
+        "targets",
+        (
+            Column("example", pa.int64(), "Number of the example in the batch, from 0."),
+            Column("value", pa.float64(), "The number of the model's output that neurons get credit for."),
+        ),
+        keys=("example",),
+        doc="The target of an attribution, for each example.",
+    ),
+    Table(
+        "completeness",
+        (
+            Column(
+                "path", pa.string(), "The site whose scores have one sum, or `all sites` for the joint path."
+            ),
+            Column("example", pa.int64(), "Number of the example in the batch, from 0."),
+            Column("reference", pa.float64(), "The target with these neurons at their reference."),
+            Column("gap", pa.float64(), "Sum of the scores less what the target loses at the reference."),
+            Column("nodes", pa.int32(), "Nodes of the integral; 0 where there is none."),
+            Column("converged", pa.bool_(), "Whether the gap is within the tolerance."),
+        ),
+        keys=("path", "example"),
+        doc="How well the scores of an attribution add up.",
+    ),
+    Table(
         "ablation",
         (
             Column(
@@ -282,6 +321,94 @@ TABLES: Mapping[str, Table] = _tables(
         ),
         keys=("metric", "neurons", "seed"),
         doc="What switching neurons off does, beside random sets of the same size.",
+    ),
+    Table(
+        "edit_summary",
+        (
+            _METHOD,
+            _CONTROL,
+            Column("metric", pa.string(), "What was measured, such as `reliability`, `sister` or `kl`."),
+            Column(
+                "measure",
+                pa.string(),
+                "Share of prompts judged by the most likely token, or by probability; or a figure of plain text.",
+                choices=("argmax", "probability", "text"),
+            ),
+            Column("value", pa.float64(), "Mean over the facts of each fact's mean."),
+            Column("low", pa.float64(), "Lower end of its 95 % interval over facts."),
+            Column("high", pa.float64(), "Upper end."),
+            Column("facts", pa.int32(), "Number of facts (or patches) behind it.", unit="facts"),
+            Column("n", pa.int64(), "Number of prompts or tokens behind it, over all seeds."),
+        ),
+        keys=("method", "control", "metric", "measure"),
+        doc="What editing methods did, beside no edit and random ones.",
+    ),
+    Table(
+        "edit_prompts",
+        (
+            _METHOD,
+            _CONTROL,
+            _SEED,
+            _FACT,
+            Column("relation", pa.string(), "Relation of the fact."),
+            Column("probe", pa.string(), "`edit`, `held_out`, or the kind of the probe."),
+            Column("number", pa.int32(), "Number of the prompt among those of its kind, from 0."),
+            Column("prompt", pa.string(), "The prompt, with `[Y]` for its slot."),
+            Column(
+                "answer",
+                pa.string(),
+                "What is right after the edit; of an erased fact's own prompts, what was right before.",
+            ),
+            Column("other", pa.string(), "The answer it competes with; empty where there is none."),
+            _log_p("log_p_answer_before", "Log probability of `answer` in the model as it is."),
+            _log_p("log_p_answer", "The same under the edit."),
+            _log_p("log_p_other_before", "Log probability of `other` in the model as it is."),
+            _log_p("log_p_other", "The same under the edit."),
+            Column("top_before", pa.string(), "The most likely token of the model as it is."),
+            Column("top", pa.string(), "The same under the edit."),
+            Column("success", pa.bool_(), "Whether the most likely token is as it should be."),
+            Column("prefers", pa.float64(), "1 if the probabilities are as they should be, 0 if not."),
+        ),
+        keys=("method", "control", "seed", "fact", "probe", "number"),
+        doc="What a model says to every prompt before and after an edit.",
+    ),
+    Table(
+        "edit_text",
+        (
+            _METHOD,
+            _CONTROL,
+            _SEED,
+            _FACT,
+            Column("tokens", pa.int64(), "Number of tokens predicted.", unit="tokens"),
+            Column(
+                "nll_before",
+                pa.float64(),
+                "Mean negative log likelihood of a token in the model as it is.",
+                unit="nats",
+            ),
+            Column("nll", pa.float64(), "The same under the edit.", unit="nats"),
+            Column(
+                "kl",
+                pa.float64(),
+                "Mean divergence of the edited model from the model as it is.",
+                unit="nats",
+            ),
+        ),
+        keys=("method", "control", "seed", "fact"),
+        doc="What an edit does to the prediction of plain text.",
+    ),
+    Table(
+        "edit_problems",
+        (
+            Column("number", pa.int32(), "Running number, from 0."),
+            _FACT,
+            _METHOD,
+            _CONTROL,
+            _SEED,
+            Column("problem", pa.string(), "What went wrong."),
+        ),
+        keys=("number",),
+        doc="Facts that could not be edited, and prompts that could not be asked.",
     ),
 )
 

@@ -1,0 +1,68 @@
+"""What an attribution method is, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from neuronwise.attribute.problem import Problem
+from neuronwise.sites import Site
+
+__all__ = ["Method", "Scores"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Signed scores of every neuron, and how well they add up.
+
+    Args:
+        values: ``{site: (example, position, neuron)}``; 0 at positions an example does not have.
+        paths: The sites whose scores together have one sum: each by itself, or all.
+        start: The target at the reference, ``(path, example)``; NaN where the method has none.
+        gap: Sum of the scores less the change of the target that they explain, ``(path, example)``; NaN where the
+            method has no such sum.
+        nodes: Nodes of the integral, ``(path, example)``; 0 where there is no integral.
+        converged: Whether the gap is within the tolerance, ``(path, example)``; True where there is nothing to meet.
+    """
+
+    values: Mapping[Site, Tensor]
+    paths: list[tuple[Site, ...]] = field(default_factory=list)
+    start: Tensor = field(default_factory=lambda: torch.empty(0))
+    gap: Tensor = field(default_factory=lambda: torch.empty(0))
+    nodes: Tensor = field(default_factory=lambda: torch.empty(0))
+    converged: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @classmethod
+    def plain(cls, values: Mapping[Site, Tensor]) -> Scores:
+        """Return scores of a method without a sum that they must add up to."""
+        count = len(next(iter(values.values())))
+        shape = (len(values), count)
+        nothing = torch.full(shape, torch.nan, dtype=torch.float64)
+        return cls(
+            values,
+            paths=[(site,) for site in values],
+            start=nothing,
+            gap=nothing.clone(),
+            nodes=torch.zeros(shape, dtype=torch.long),
+            converged=torch.ones(shape, dtype=torch.bool),
+        )
+
+
+class Method(ABC):
+    """A way to give neurons credit for a target; a new one is a subclass in its own file, and a line in METHODS."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def scores(self, problem: Problem, reference: Mapping[Site, Tensor]) -> Scores:
+        """Return the scores of every neuron.
+
+        Args:
+            problem: The model on a batch, with the target.
+            reference: What the neurons are compared with, ``{site: (example, position, neuron)}``.
+        """
