@@ -1,6 +1,11 @@
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.sites import NeuronSet, Sites, find_sites, promoted_tokens, unembedding
@@ -8,14 +13,18 @@ from neuronwise.sites._trace import trace
 from tests.sites.families import build
 
 
-class Letters:
-    def convert_ids_to_tokens(self, number):
-        return f"▁t{number}"
-
-
 class Decoder:
     def decode(self, ids):
         return f"<{ids[0]}>"
+
+
+def byte_level(tokens):
+    """A byte-level tokenizer, like GPT-2's, with these tokens and as many others as the model has."""
+    letters = sorted(ByteLevel.alphabet())
+    words = dict.fromkeys([*tokens, *letters])
+    rules = Tokenizer(BPE(vocab={word: number for number, word in enumerate(words)}, merges=[]))
+    rules.pre_tokenizer, rules.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    return PreTrainedTokenizerFast(tokenizer_object=rules)
 
 
 def test_it_is_the_product_with_the_folded_norm():
@@ -71,9 +80,22 @@ def test_a_push_along_the_value_vector_moves_the_logits_that_way(family):
 
 
 def test_tokens_are_shown_as_text():
+    """Of a byte-level tokenizer neither the letters that stand for bytes, nor those for spaces and line ends."""
     model = build("gpt2")
-    frame = promoted_tokens(model, find_sites(model)[:1], Letters(), k=2)
-    assert (frame["token"] == " t" + frame["token_id"].astype(str)).all()
+    tokenizer = byte_level(["the", "Ġthe", "Ġ", "Ċ", "Ã©", "Ã", "©"])
+    whole = model.get_output_embeddings().weight.shape[0]
+    frame = promoted_tokens(model, NeuronSet.of({find_sites(model)[0]: [0]}), tokenizer, k=whole)
+    shown = frame.set_index("token_id")["token"]
+    shown = shown[~shown.index.duplicated()]
+    assert [shown[number] for number in range(7)] == [
+        "the",
+        " the",
+        " ",
+        "\n",
+        "é",
+        "\ufffd",
+        "\ufffd",
+    ]
     frame = promoted_tokens(model, find_sites(model)[0], Decoder(), k=1)
     assert (frame["token"] == "<" + frame["token_id"].astype(str) + ">").all()
 

@@ -15,7 +15,15 @@ from neuronwise.hooks.interventions import (
     Spot,
     Zero,
 )
-from neuronwise.hooks.model import batch_mismatch, call_model, refuse_uncatchable, untouched
+from neuronwise.hooks.model import (
+    batch_mismatch,
+    call_model,
+    device_of,
+    refuse_uncatchable,
+    sequence_first,
+    untouched,
+)
+from neuronwise.hooks.rows import Growth, grow, keep_positions, replicated
 
 __all__ = [
     "INTERVENTIONS",
@@ -23,6 +31,7 @@ __all__ = [
     "Capture",
     "CheckReport",
     "CheckRow",
+    "Growth",
     "Intervention",
     "Mean",
     "Patch",
@@ -34,7 +43,12 @@ __all__ = [
     "call_model",
     "capture",
     "check",
+    "device_of",
+    "grow",
     "intervene",
+    "keep_positions",
     "refuse_uncatchable",
+    "replicated",
+    "sequence_first",
     "untouched",
 ]

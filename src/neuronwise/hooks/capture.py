@@ -138,6 +138,11 @@ class Capture(Mapping[Key, Any]):
                 raise
             return None
 
+    @property
+    def passes(self) -> int:
+        """How many forward passes of the model have begun in the block; recomputed parts count for nothing."""
+        return self._tap.started
+
     def calls(self, site: Site | str) -> list[Any]:
         """Return the values of every call of the site in the latest forward pass, in order.
 

@@ -14,7 +14,7 @@ from neuronwise.errors import InvalidArgumentError, closest
 from neuronwise.hooks._positions import Positions
 from neuronwise.hooks._tap import Tap
 from neuronwise.hooks.interventions import INTERVENTIONS, Change, Intervention, Spot
-from neuronwise.hooks.model import refuse_uncatchable
+from neuronwise.hooks.model import refuse_uncatchable, sequence_first
 from neuronwise.sites import NeuronSet, Site, Sites
 
 __all__ = ["intervene"]
@@ -76,9 +76,7 @@ def intervene(
     for site in chosen.sites:
         spot = Spot(site, chosen.indices(site), offset, len(chosen))
         change = intervention.at(spot) if isinstance(intervention, Intervention) else intervention
-        module = site.module(model)
-        sequence_first = isinstance(module, nn.RNNBase) and not module.batch_first
-        changes[site] = _Applied(spot, change, where, sequence_first=sequence_first)
+        changes[site] = _Applied(spot, change, where, sequence_first=sequence_first(site.module(model)))
         offset += len(spot.indices)
 
     def touch(site: Site, tensor: Tensor, call: int | None) -> Tensor:

@@ -14,8 +14,17 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
 
 from neuronwise.errors import BatchMismatchError, CompiledModelError
+from neuronwise.sites import require_module
 
-__all__ = ["batch_mismatch", "call_model", "refuse_uncatchable", "tensors_in", "untouched"]
+__all__ = [
+    "batch_mismatch",
+    "call_model",
+    "device_of",
+    "refuse_uncatchable",
+    "sequence_first",
+    "tensors_in",
+    "untouched",
+]
 
 
 def call_model(model: nn.Module, batch: Any) -> Any:
@@ -37,13 +46,29 @@ def call_model(model: nn.Module, batch: Any) -> Any:
     return model(batch)
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the model's first parameter, where its batches go; the CPU if it has none.
+
+    Parameters on the meta device are passed over: where they are offloaded, hooks of their own bring them in.
+    """
+    devices = (parameter.device for parameter in model.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("cpu"))
+
+
+def sequence_first(module: nn.Module) -> bool:
+    """Return whether a module's tensors are ``(position, batch, neuron)``: an RNN without ``batch_first``."""
+    return isinstance(module, nn.RNNBase) and not module.batch_first
+
+
 def refuse_uncatchable(model: nn.Module) -> None:
     """Raise an error if hooks that are set now would be skipped silently.
 
     Raises:
+        InvalidArgumentError: If it is no module at all.
         CompiledModelError: If a module in the model is compiled, scripted, traced, or replicated over several
             devices by ``nn.DataParallel``.
     """
+    require_module(model)
     # Only torch.compile imports this package, and that takes seconds; without it nothing can be compiled.
     dynamo = sys.modules.get("torch._dynamo")
     compiled_type = getattr(dynamo, "OptimizedModule", ())

@@ -1,10 +1,11 @@
 """Where the neurons of a model are."""
 
 from neuronwise.sites.collection import Sites
-from neuronwise.sites.find import find_sites
+from neuronwise.sites.find import find_sites, require_module
 from neuronwise.sites.neurons import NeuronSet
 from neuronwise.sites.site import Site, WeightSlice
-from neuronwise.sites.unembedding import promoted_tokens, unembedding
+from neuronwise.sites.tokens import token_strings
+from neuronwise.sites.unembedding import promoted_tokens, unembedding, unembedding_layer
 
 __all__ = [
     "NeuronSet",
@@ -13,5 +14,8 @@ __all__ = [
     "WeightSlice",
     "find_sites",
     "promoted_tokens",
+    "require_module",
+    "token_strings",
     "unembedding",
+    "unembedding_layer",
 ]

@@ -18,7 +18,7 @@ from neuronwise.sites.collection import Sites
 from neuronwise.sites.site import Site, TensorName
 from neuronwise.sites.structure import layer_of, structure_sites
 
-__all__ = ["Where", "find_sites"]
+__all__ = ["Where", "find_sites", "require_module"]
 
 Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Sequence[str] | Callable[[str, nn.Module], bool]
 """What :func:`find_sites` takes to name modules."""
@@ -54,6 +54,7 @@ def find_sites(
         example: A batch to run once if the width or the axis is not known otherwise, and to check both.
 
     Raises:
+        InvalidArgumentError: If the model is no module, or arguments do not go together.
         SiteNotFoundError: If there is nothing of that name, or no neurons were found.
         SiteAxisError: If the tensor does not have that width on that axis, or the width cannot be told.
 
@@ -64,6 +65,7 @@ def find_sites(
         >>> find_sites(model, "0")[0].width
         8
     """
+    require_module(model)
     if where is None:
         if (tensor, axis, width) != (None, None, None):
             raise InvalidArgumentError(
@@ -86,6 +88,22 @@ def find_sites(
         site = _by_hand(model, path, modules[path], which, axis, width, shapes.get((path, which)))
         sites.append(replace(site, call=call))
     return Sites(sites)
+
+
+def require_module(model: object) -> None:
+    """Raise an error if it is not a module, with a word on where one may be found.
+
+    Raises:
+        InvalidArgumentError: If it is not.
+    """
+    if isinstance(model, nn.Module):
+        return
+    hint = ""
+    if isinstance(getattr(model, "model", None), nn.Module):
+        hint = " It holds one: pass its .model."
+    elif isinstance(model, str):
+        hint = f" Load it first: load_model({model!r}).model."
+    raise InvalidArgumentError(f"The model must be a torch.nn.Module, not {type(model).__name__}.{hint}")
 
 
 def _found(model: nn.Module) -> list[Site]:
