@@ -130,3 +130,9 @@ def test_endless_blocks_are_numbered():
 def test_ray_merges_in_order():
     pytest.importorskip("ray")
     assert map_reduce(Listing(), blocks_of(50, 5), engine="ray", workers=2) == list(range(10))
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ResultError, match="is a folder; a checkpoint is a file"):
+        map_reduce(Listing(), blocks_of(5), checkpoint=tmp_path)
+    assert tmp_path.is_dir()

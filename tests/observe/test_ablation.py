@@ -100,7 +100,15 @@ def test_mean_ablation_takes_observed_means(stories):
     activity = nw.observe(model, corpus, reducers=["moments"])
     chosen = NeuronSet.of({sites[3]: range(40)})
     result = nw.ablate(model, corpus, chosen, how="mean", value=activity.means(), controls=2)
-    assert result.change != nw.ablate(model, corpus, chosen, controls=0).change
+    # By hand: the chosen neurons write nothing, and what their means write is always there.
+    matrix, means = sites[3].writes.view(model), torch.tensor(activity.means()[sites[3]][:40])
+    constant = means.to(matrix.dtype) @ matrix[:40]
+    down = sites[3].module(model)
+    handle = down.register_forward_hook(lambda module, inputs, output: output + constant)
+    with torch.no_grad():
+        expected = by_hand(model, corpus, sites[3], list(range(40)))
+    handle.remove()
+    assert result.to_frame()["intervened"][0] == pytest.approx(expected, rel=1e-5)
     assert result.manifest.action["parameters"]["how"] == "mean"
 
 
@@ -182,3 +190,42 @@ def test_what_is_refused(stories):
         nw.ablate(model, nw.corpus({"input_ids": x} for x in []), chosen)
     with pytest.raises(InvalidArgumentError, match="means"):
         nw.ablate(model, corpus, chosen, how="mean")
+
+
+def test_a_whole_site_has_no_random_control(stories):
+    model, corpus, sites = stories
+    with pytest.warns(UserWarning, match="there are no controls"):
+        result = nw.ablate(model, corpus, sites[1:3].neurons(), controls=3)
+    assert len(result.to_frame()) == 1
+    assert result.manifest.action["parameters"]["controls"] == 0
+    assert nw.ablate(model, corpus, sites[1:3].neurons(), controls=0).change == result.change
+
+
+def test_controls_that_share_neurons_with_the_chosen_are_warned_of(stories):
+    model, corpus, sites = stories
+    chosen = NeuronSet.of({sites[0]: range(100), sites[1]: [3]})
+    with pytest.warns(UserWarning, match="28 of the 101 neurons"):
+        result = nw.ablate(model, corpus, chosen, controls=2)
+    assert len(result.random_changes) == 2
+    assert len(chosen & chosen.matched_random(seed=0)) == 28
+    with pytest.raises(InvalidArgumentError, match="0 or more, not -1"):
+        nw.ablate(model, corpus, chosen, controls=-1)
+
+
+def test_sites_stand_for_all_their_neurons_and_numbers_are_recorded(stories):
+    model, corpus, sites = stories
+    one = nw.ablate(model, corpus, sites[2], how="scale", value=np.float32(0.5), controls=0)
+    assert one == nw.ablate(model, corpus, sites[2:3].neurons(), how="scale", value=0.5, controls=0)
+    assert one.manifest.action["parameters"]["value"] == 0.5
+    for wrong in (float("nan"), "much"):
+        with pytest.raises(InvalidArgumentError, match="finite number"):
+            nw.ablate(model, corpus, sites[2], how="set", value=wrong)
+
+
+def test_a_model_that_is_not_finite_is_warned_of():
+    model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    x = torch.ones(5, 2)
+    x[1] = torch.nan
+    with pytest.warns(RuntimeWarning, match="for 1 of 5 examples"):
+        result = nw.ablate(model, x, NeuronSet.of({nw.find_sites(model)[0]: [0]}), controls=1)
+    assert np.isnan(result.change)

@@ -40,6 +40,8 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
+        if self.path.is_dir():
+            raise ResultError(f"{self.path} is a folder; a checkpoint is a file. Choose another name.")
         try:
             with safe_open(self.path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("neuronwise", "null"))

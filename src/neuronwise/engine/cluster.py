@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from neuronwise.engine._threads import threads_each
 from neuronwise.engine.job import Block, Job
 from neuronwise.errors import require
 
@@ -41,7 +42,7 @@ def run_blocks(
         ray.init(num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        each = threads or max(1, (os.cpu_count() or 1) // count)
+        each = threads or threads_each(count)
         shared = ray.put(job)
         actor = ray.remote(_Worker)
         pool = ray.util.ActorPool([actor.options(num_cpus=1).remote(shared, each) for _ in range(count)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ def run_blocks(job: Job[S], blocks: Iterator[Block], workers: int, threads: int)
 
 def _start_worker(job: Job[Any], threads: int) -> None:
     global _worker_job
+    # Ctrl-C reaches the workers too; the parent process hears it and ends them, so they need not say anything.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     _worker_job = job
 

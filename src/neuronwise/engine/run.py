@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from neuronwise.engine._threads import threads_each
 from neuronwise.engine.checkpoint import Checkpoint
 from neuronwise.engine.job import Block, Job
 from neuronwise.errors import InvalidArgumentError
@@ -110,7 +111,7 @@ def _processes(
     from neuronwise.engine.processes import run_blocks
 
     count = workers or os.cpu_count() or 1
-    yield from _merged(job, state, run_blocks(job, blocks, count, threads or _share(count)))
+    yield from _merged(job, state, run_blocks(job, blocks, count, threads or threads_each(count)))
 
 
 def _ray(
@@ -125,10 +126,6 @@ def _merged(job: Job[S], state: S, results: Iterator[tuple[Block, S]]) -> Iterat
     for block, part in results:
         job.merge(state, part)
         yield block
-
-
-def _share(workers: int) -> int:
-    return max(1, (os.cpu_count() or 1) // workers)
 
 
 #: The engines by name. A new one is a function here and, if it needs a package, a file of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -14,11 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neuronwise.data import Batch, Corpus, batches, model_card
+from neuronwise.data import Batch, Corpus, model_card
 from neuronwise.data import corpus as make_corpus
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
-from neuronwise.hooks import batch_mismatch, call_model, intervene, refuse_uncatchable, untouched
-from neuronwise.sites import NeuronSet, Sites
+from neuronwise.hooks import call_model, intervene, refuse_uncatchable, untouched
+from neuronwise.observe._batches import batches_for
+from neuronwise.sites import NeuronSet, Site, Sites
 from neuronwise.store import Manifest, Result
 
 __all__ = ["METRICS", "Ablation", "Metric", "ablate"]
@@ -26,8 +28,6 @@ __all__ = ["METRICS", "Ablation", "Metric", "ablate"]
 #: ``(output, output of the untouched model, batch)`` to each example's ``(sum, weight)``, both ``(batch,)``. The figure
 #: reported is the sum of sums over the sum of weights.
 Metric = Callable[[Any, Any, Batch], tuple[Tensor, Tensor]]
-
-_READ = 256
 
 
 def next_token_loss(output: Any, reference: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class Ablation(Result):
 def ablate(
     model: nn.Module,
     corpus: Any,
-    neurons: NeuronSet,
+    neurons: NeuronSet | Sites | Site,
     *,
     how: str = "zero",
     value: Any = None,
@@ -149,12 +149,15 @@ def ablate(
     Args:
         model: Any module.
         corpus: A corpus, or anything that :func:`neuronwise.corpus` takes without a tokenizer.
-        neurons: The neurons to change.
+        neurons: The neurons to change; a site or several sites mean all of theirs.
         how: The intervention: ``"zero"``, ``"mean"``, ``"scale"``, ``"set"`` or ``"add"``.
         value: Its value, as for :func:`neuronwise.intervene`. For ``"mean"``: ``activity.means()``.
         metric: A name in ``METRICS`` or a function; default: ``"next_token_loss"`` for a causal language model with
             tokens, ``"class_loss"`` for a corpus with one label an example, else ``"output_change"``.
-        controls: Number of random sets, drawn with the seeds ``seed``, ``seed + 1``, ...
+        controls: Number of random sets, drawn with the seeds ``seed``, ``seed + 1``, ... from the neurons of the same
+            sites that were not chosen. Where more than half of a site was chosen, there are not enough of these, and
+            the sets share neurons with the chosen one, which is warned of. There are none, with a warning too, if
+            all sites were chosen whole: the random sets would be the chosen one.
         batch_size: Most examples a batch.
         max_tokens: Most positions a batch.
         model_name: Name for the record.
@@ -168,27 +171,33 @@ def ablate(
         EmptyCorpusError: If the corpus has no example.
     """
     refuse_uncatchable(model)
-    if not len(neurons):
+    changed = neurons if isinstance(neurons, NeuronSet) else NeuronSet.of(Sites.of(neurons))
+    if not len(changed):
         raise InvalidArgumentError("There are no neurons to change: the set is empty.")
+    shown = _recorded(value)
     data = corpus if isinstance(corpus, Corpus) else make_corpus(corpus)
     name, measure = _metric(metric, model, data)
-    sets = [_Set("chosen", None, neurons)]
-    sets += [
-        _Set("random", seed + i, neurons.matched_random(Sites(neurons.sites), seed=seed + i))
-        for i in range(controls)
-    ]
+    sets = [_Set("chosen", None, changed), *_controls(changed, controls, seed)]
     sums = _measure(model, data, sets, measure, how, value, batch_size, max_tokens)
+    if not np.isfinite(sums[0]).all():
+        warnings.warn(
+            f"{name} is NaN or infinite without any change too, for {int((~np.isfinite(sums[0]).all(1)).sum())} of "
+            f"{sums.shape[1]} examples, and so is what comes of it. nw.observe(...).nonfinite lists the neurons that "
+            "are not finite.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     rows = [_row(chosen, name, sums[0], sums[place]) for place, chosen in enumerate(sets, 1)]
     action = {
         "name": "ablate",
         "parameters": {
             "how": how,
-            "value": value if isinstance(value, int | float | None) else "an array for each site or neuron",
+            "value": shown,
             "metric": name,
-            "controls": controls,
+            "controls": len(sets) - 1,
             "batch_size": batch_size,
             "max_tokens": max_tokens,
-            "neurons": _listed(neurons),
+            "neurons": _listed(changed),
         },
     }
     card = model_card(model, model_name)
@@ -206,6 +215,28 @@ class _Set:
     neurons: NeuronSet
 
 
+def _controls(neurons: NeuronSet, count: int, seed: int) -> list[_Set]:
+    """Return random sets of as many neurons of the same sites; none where they could only be the chosen one."""
+    if count < 0:
+        raise InvalidArgumentError(f"controls must be 0 or more, not {count}.")
+    shared = sum(max(0, 2 * len(neurons.indices(site)) - site.width) for site in neurons.sites)
+    if count and shared == len(neurons):
+        warnings.warn(
+            "All neurons of the sites were chosen, so random neurons of the same sites would be the same ones: there "
+            "are no controls. controls=0 says that none are wanted.",
+            stacklevel=3,
+        )
+        return []
+    if count and shared:
+        warnings.warn(
+            f"More than half of a site was chosen, so {shared} of the {len(neurons)} neurons of every random set are "
+            "among the chosen ones too, and the difference between them is smaller than it should be.",
+            stacklevel=3,
+        )
+    allowed = Sites(neurons.sites)
+    return [_Set("random", seed + i, neurons.matched_random(allowed, seed=seed + i)) for i in range(count)]
+
+
 def _measure(
     model: nn.Module,
     data: Corpus,
@@ -217,22 +248,17 @@ def _measure(
     max_tokens: int | None,
 ) -> NDArray[np.float64]:
     """Return ``(1 + sets, example, 2)``: sum and weight of each example, first for the untouched model."""
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     parts: list[Tensor] = []
-    start = 0
     with torch.no_grad(), untouched(model):
-        while examples := data.examples(start, start + _READ):
-            start += len(examples)
-            for batch in batches(examples, batch_size=batch_size, max_tokens=max_tokens, pad=data.pad):
-                moved = _numbered_as_logits(batch, data).to(device)
-                batch_mismatch(model, moved.inputs)
-                reference = call_model(model, moved.inputs)
-                figures = [measure(reference, reference, moved)]
-                for chosen in sets:
-                    with intervene(model, chosen.neurons, how, value):
-                        output = call_model(model, moved.inputs)
-                    figures.append(measure(output, reference, moved))
-                parts.append(torch.stack([torch.stack(pair, -1) for pair in figures]).cpu())
+        for moved in batches_for(model, data, batch_size=batch_size, max_tokens=max_tokens):
+            batch = _numbered_as_logits(moved, data)
+            reference = call_model(model, batch.inputs)
+            figures = [measure(reference, reference, batch)]
+            for chosen in sets:
+                with intervene(model, chosen.neurons, how, value):
+                    output = call_model(model, batch.inputs)
+                figures.append(measure(output, reference, batch))
+            parts.append(torch.stack([torch.stack(pair, -1) for pair in figures]).cpu())
     if not parts:
         raise EmptyCorpusError(f"The corpus {data.name!r} has no examples to measure on.")
     return torch.cat(parts, 1).double().numpy()
@@ -243,7 +269,7 @@ def _numbered_as_logits(batch: Batch, data: Corpus) -> Batch:
     labels = dict(batch.labels)
     for field, names in data.labels.items():
         if field in labels and names and all(name.isdecimal() for name in names):
-            numbers = torch.tensor([int(name) for name in names])
+            numbers = torch.tensor([int(name) for name in names], device=labels[field].device)
             labels[field] = torch.where(labels[field] >= 0, numbers[labels[field].clamp(min=0)], -1)
     return replace(batch, labels=labels)
 
@@ -297,6 +323,17 @@ def _logits(output: Any) -> Tensor:
         f"The model returns a {type(output).__name__} without a tensor that could be compared. "
         "Pass metric=, a function."
     )
+
+
+def _recorded(value: Any) -> float | str | None:
+    """Return what the manifest says of the intervention's value."""
+    if value is None:
+        return None
+    if not np.isscalar(value):
+        return "an array for each site or neuron"
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise InvalidArgumentError(f"value must be a finite number, or an array of them, not {value!r}.")
+    return float(value)
 
 
 def _listed(neurons: NeuronSet) -> dict[str, list[int]]:

@@ -14,10 +14,10 @@ from neuronwise.errors import DataError, SiteAxisError
 from neuronwise.observe import _kernels
 from neuronwise.sites import Site
 
-__all__ = ["Activations", "BatchInfo"]
+__all__ = ["Activations", "BatchInfo", "rows_in_cache"]
 
 _PICTURES = ("vision", "visual", "image", "pixel")
-_CHUNK_ELEMENTS = 1 << 18  # 2 MiB of float64: stays in a core's cache while it is summed twice
+_CACHE = 1 << 21  # bytes: what stays in a core's cache while it is looked at several times
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Activations:
         A caller may overwrite the chunk. Where a value is not finite the chunk holds 0.
         """
         rows, width = self.rows, self.rows.shape[1]
-        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, rows.shape[0])
+        step = rows_in_cache(rows, 8)
         if rows.device.type == "mps":  # has no float64
             rows = rows.cpu()
         buffer = torch.empty((min(step, rows.shape[0]), width), dtype=torch.float64, device=rows.device)
@@ -211,6 +211,18 @@ class Activations:
 
     def _finite(self, filler: float) -> Tensor:
         return torch.where(torch.isfinite(self._unpadded), self._unpadded, filler)
+
+
+def rows_in_cache(rows: Tensor, bytes_each: int) -> int:
+    """Return how many rows to work on at a time: as many as stay in a core's cache, or all of them on other devices.
+
+    Args:
+        rows: The activations, ``(row, neuron)``.
+        bytes_each: Bytes needed for each activation, those of intermediate arrays included.
+    """
+    if rows.device.type != "cpu":
+        return max(1, rows.shape[0])
+    return max(16, _CACHE // (bytes_each * max(1, rows.shape[1])))
 
 
 def _fitting(mask: Tensor | None, site: Site, positions: int) -> Tensor | None:

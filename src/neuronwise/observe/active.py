@@ -12,12 +12,10 @@ from torch import Tensor
 
 from neuronwise.observe import _kernels
 from neuronwise.observe._groups import GROUPS, Floats, jackknife
-from neuronwise.observe.activations import Activations
+from neuronwise.observe.activations import Activations, rows_in_cache
 from neuronwise.observe.reducer import Reducer
 
 __all__ = ["ActiveFraction"]
-
-_CHUNK_ELEMENTS = 1 << 18  # 1 MiB of float32: stays in a core's cache
 
 
 class ActiveFraction(Reducer):
@@ -91,7 +89,7 @@ class ActiveFraction(Reducer):
         width = rows.shape[1]
         # Written as 0.0 and 1.0 into a small buffer that is reused, then summed: several times faster than
         # summing bools.
-        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, len(rows))
+        step = rows_in_cache(rows, 8)  # float32, twice
         buffer = torch.empty((min(step, len(rows)), width), dtype=torch.float32, device=rows.device)
         active = torch.zeros(width, dtype=torch.float64, device=rows.device)
         for start in range(0, len(rows), step):

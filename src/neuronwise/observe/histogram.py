@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe.activations import Activations
+from neuronwise.observe.activations import Activations, rows_in_cache
 from neuronwise.observe.reducer import Reducer
 
 __all__ = ["Histogram"]
 
-_CHUNK_ELEMENTS = 1 << 17
 _FINEST = -40  # bins are at least 2**-40 wide: below that, activations count as equal
 
 
@@ -29,7 +28,9 @@ class Histogram(Reducer):
     bins that hold something only.
 
     Args:
-        bins: Greatest number of bins a neuron; between half of it and all of it lie in the range seen.
+        bins: Greatest number of bins a neuron. The range seen takes about half of them or more, unless that would need
+            bins finer than float32 tells activations of that size apart: a constant neuron has one bin, and one whose
+            mean is large against its spread has few.
 
     Raises:
         InvalidArgumentError: If ``bins`` is less than 2.
@@ -102,7 +103,7 @@ class Histogram(Reducer):
         offset = torch.arange(width, device=rows.device) * self.bins - self._first
         flat = self._counts.view(-1)
         # In pieces that stay in a core's cache: several times faster than whole arrays of bin numbers.
-        step = max(16, _CHUNK_ELEMENTS // width) if rows.device.type == "cpu" else max(1, len(rows))
+        step = rows_in_cache(rows, 16)  # float32 twice, int64
         ones = torch.ones(min(step, len(rows)) * width, dtype=torch.int64, device=rows.device)
         for start in range(0, len(rows), step):
             piece = rows[start : start + step]

@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from neuronwise.data import Corpus, batches, model_card
+from neuronwise.data import Corpus, model_card
 from neuronwise.data import corpus as make_corpus
 from neuronwise.engine import Block, blocks_of, map_reduce
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
-from neuronwise.hooks import batch_mismatch, refuse_uncatchable, untouched
+from neuronwise.hooks import device_of, refuse_uncatchable, untouched
+from neuronwise.observe._batches import batches_for
 from neuronwise.observe.active import ActiveFraction
 from neuronwise.observe.activity import Activity
 from neuronwise.observe.class_means import ClassMeans
@@ -51,7 +52,6 @@ REDUCERS: Mapping[str, Callable[[], Reducer]] = MappingProxyType(
     }
 )
 
-_READ = 256  # examples read, and sorted by length, at a time
 _PROMOTED_FLOPS = 2e12  # what the table of promoted tokens may cost unless asked for: seconds on two cores
 _PICTURED_RANKS = 10  # places of the rankings whose images are kept
 
@@ -195,27 +195,20 @@ class _Pass:
 
     def run(self, state: Observer, block: Block) -> bool:
         block_number, first, last = block
-        device = self._device
         number, stop = 0, False
         with torch.no_grad(), untouched(self.model):
-            for start in range(first, last, _READ):
-                examples = self.corpus.examples(start, min(start + _READ, last))
-                for batch in batches(
-                    examples, batch_size=self.batch_size, max_tokens=self.max_tokens, pad=self.corpus.pad
-                ):
-                    moved = batch.to(device)
-                    batch_mismatch(self.model, moved.inputs)
-                    state.expect(batch_info(moved, number=number, block=block_number, seed=self.seed))
-                    with state.attached(self.model, stop=stop) as cap:
-                        cap.run(moved.inputs)
-                    # The first pass runs to its end. It raises where a site was not reached; and where each was reached
-                    # just once, later passes can end with the last of them.
-                    if number == 0:
-                        calls = [len(cap.calls(site)) for site in self.sites]
-                        stop = max(calls) == 1 and all(site.kind == "ffn" for site in self.sites)
-                    number += 1
-                if not examples:
-                    break
+            for batch in batches_for(
+                self.model, self.corpus, first, last, batch_size=self.batch_size, max_tokens=self.max_tokens
+            ):
+                state.expect(batch_info(batch, number=number, block=block_number, seed=self.seed))
+                with state.attached(self.model, stop=stop) as cap:
+                    cap.run(batch.inputs)
+                # The first pass runs to its end. It raises where a site was not reached; and where each was reached
+                # just once, later passes can end with the last of them.
+                if number == 0:
+                    calls = [len(cap.calls(site)) for site in self.sites]
+                    stop = max(calls) == 1 and all(site.kind == "ffn" for site in self.sites)
+                number += 1
         return number > 0
 
     def merge(self, state: Observer, other: Observer) -> None:
@@ -226,12 +219,9 @@ class _Pass:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> Observer:
         observer = self.start()
-        observer.load_state_dict({name: tensor.to(self._device) for name, tensor in tensors.items()})
+        device = device_of(self.model)
+        observer.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()})
         return observer
-
-    @property
-    def _device(self) -> torch.device:
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     def settings(self) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from neuronwise.data import Batch
 from neuronwise.errors import InvalidArgumentError, NeuronwiseError
-from neuronwise.hooks import Capture, capture
+from neuronwise.hooks import Capture, capture, sequence_first
 from neuronwise.observe.activations import Activations, BatchInfo
 from neuronwise.observe.reducer import Reducer
 from neuronwise.sites import Site, Sites
@@ -22,13 +22,18 @@ __all__ = ["Observer", "batch_info"]
 class Observer:
     """Reducers for every site, and the hook that feeds them.
 
-    Use it where you run the model yourself; :func:`neuronwise.observe` does so for a whole corpus::
+    Use it where you run the model yourself, one forward pass a batch; :func:`neuronwise.observe` does so for a whole
+    corpus::
 
         observer = Observer(sites, [Moments(), Extremes()])
         with observer.attached(model):
             for batch in batches:
                 observer.expect(BatchInfo(examples=batch.indices, mask=batch.mask))
                 model(**batch.inputs)
+
+    Modules that run several times within the pass are seen every time. A second pass over the same batch would count
+    it twice, so it is an error (a :class:`~neuronwise.errors.NeuronwiseError` from the model's call): say
+    :meth:`expect` before each.
 
     Args:
         sites: The sites to watch.
@@ -58,6 +63,8 @@ class Observer:
             name: torch.zeros_like(count) for name, count in self.seen.items()
         }
         self._batch: BatchInfo | None = None
+        self._batch_pass: int | None = None  # the forward pass that the batch came by in
+        self._capture: Capture | None = None
         self._expected = 0
         self._sequence_first: set[str] = set()
 
@@ -67,20 +74,18 @@ class Observer:
 
         With ``stop``, run it with the capture's ``run``, which ends the forward pass after the last site.
         """
-        self._sequence_first = {
-            site.name
-            for site in self.sites
-            if isinstance(module := site.module(model), nn.RNNBase) and not module.batch_first
-        }
+        self._sequence_first = {site.name for site in self.sites if sequence_first(site.module(model))}
         try:
             with capture(model, self.sites, reduce=self._reduce, stop=stop) as cap:
+                self._capture = cap
                 yield cap
         finally:
-            self._batch = None
+            self._batch = self._capture = None
 
     def expect(self, batch: BatchInfo) -> None:
         """Say which batch the next forward pass is about; batches without a number are counted."""
         self._batch = batch if batch.number is not None else replace(batch, number=self._expected)
+        self._batch_pass = None
         self._expected += 1
 
     def merge(self, other: Observer) -> None:
@@ -115,15 +120,26 @@ class Observer:
                 )
 
     def _reduce(self, site: Site, tensor: Tensor) -> None:
-        if self._batch is None:
-            raise NeuronwiseError("Call observer.expect(BatchInfo(...)) before each forward pass.")
+        batch = self._current()
         with torch.no_grad():
-            activations = Activations(
-                site, tensor, self._batch, sequence_first=site.name in self._sequence_first
-            )
+            activations = Activations(site, tensor, batch, sequence_first=site.name in self._sequence_first)
             self._count(site, activations)
             for reducer in self.reducers[site.name].values():
                 reducer.update(activations)
+
+    def _current(self) -> BatchInfo:
+        """Return the batch that this forward pass is about."""
+        if self._batch is None:
+            raise NeuronwiseError("Call observer.expect(BatchInfo(...)) before each forward pass.")
+        running = 0 if self._capture is None else self._capture.passes
+        if self._batch_pass not in (None, running):
+            raise NeuronwiseError(
+                "A second forward pass after one observer.expect(...): its batch would count twice. Call "
+                "observer.expect(BatchInfo(...)) before each forward pass, and run passes that are not to be "
+                "observed outside the block."
+            )
+        self._batch_pass = running
+        return self._batch
 
     def _count(self, site: Site, activations: Activations) -> None:
         self.seen[site.name] += len(activations.rows)
