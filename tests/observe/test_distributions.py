@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe import CoActivation, Histogram, Quantiles
+from neuronwise.observe.coactivation import _largest
 from tests.observe.streams import activations, feed, mixed, rows
 
 
@@ -95,6 +96,21 @@ def test_histogram_is_the_same_for_any_order_and_split(data):
     assert whole.equals(left.result()["histogram"])
 
 
+def test_how_many_bins_the_range_takes():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 20_000, 3, generator=generator)
+    x[..., 1], x[..., 2] = 3.5, x[..., 2] * 1e-4 + 1e3
+    reducer = Histogram(64)
+    reducer.update(activations(x))
+    table = reducer.result()["histogram"]
+    own = table.assign(width=table["right"] - table["left"]).groupby("neuron")
+    bins = (own["right"].max() - own["left"].min()) / own["width"].first()
+    assert 32 <= bins[0] <= 64
+    assert bins[1] == 1
+    assert bins[2] < 32
+    assert (bins == bins.round()).all()
+
+
 def test_histogram_leaves_out_what_is_not_finite():
     reducer = Histogram(8)
     reducer.update(activations(torch.tensor([[[torch.nan], [torch.nan]]])))
@@ -134,6 +150,26 @@ def test_sketch_finds_strong_pairs_of_a_wide_site():
     # unbiased, with the spread that correlation_se states
     np.testing.assert_allclose(off.std(), 1 / 16, rtol=0.25)
     assert abs(off.mean()) < 0.01
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_partners_are_those_of_a_stable_sort(k):
+    rng = np.random.default_rng(0)
+    values = rng.integers(-1, 6, (200, 9)) / 4.0  # many are equal; negative ones stand for none
+    values[values < 0] = -1.0
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    row, place = np.nonzero(np.take_along_axis(values, order, 1) >= 0)
+    mine = _largest(values, k)
+    np.testing.assert_array_equal(mine[0], row)
+    np.testing.assert_array_equal(mine[1], order[row, place])
+
+
+def test_equal_partners_are_listed_in_their_order():
+    x = torch.randn(4, 20, 1, generator=torch.Generator().manual_seed(0)).expand(4, 20, 5)
+    reducer = CoActivation(pairs=2)
+    reducer.update(activations(x.clone()))
+    table = reducer.result()["coactivation"]
+    assert table.groupby("neuron")["other"].agg(list).tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
 
 
 def test_one_neuron_has_no_partner():

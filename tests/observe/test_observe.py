@@ -16,6 +16,7 @@ from neuronwise.errors import (
     EmptyCorpusError,
     InvalidArgumentError,
     NeuronIndexError,
+    NeuronwiseError,
     ResultError,
     SiteAxisError,
     SiteNotFoundError,
@@ -44,7 +45,9 @@ STORIES = [
 @pytest.fixture(scope="module")
 def stories():
     loaded = nw.load_model("stories260k")
-    return loaded.model, nw.corpus(STORIES, tokenizer=loaded.tokenizer), nw.find_sites(loaded.model)
+    labels = {"length": ["short" if len(text) < 30 else "long" for text in STORIES]}
+    corpus = nw.corpus(STORIES, tokenizer=loaded.tokenizer, labels=labels)
+    return loaded.model, corpus, nw.find_sites(loaded.model)
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +138,29 @@ def test_ray_gives_the_same(stories, activity):
 
 
 def same_pass(one, other):
-    """Moments to 1e-9, rankings exactly."""
+    """Moments to 1e-9, rankings exactly, quantiles and correlations within what their sums and sketches allow."""
+    assert one.manifest.same_run(other.manifest)
+    assert one.tables.keys() == other.tables.keys()
     mine, theirs = one.to_frame(), other.to_frame()
+    levels = [name for name in mine if name.startswith("q") and name[1:].isdecimal()]
+    assert len(levels) >= 7
+    assert (mine["quantile_n"] == theirs["quantile_n"]).all()
+    for column in levels:
+        np.testing.assert_array_less(
+            (mine[column] - theirs[column]).abs(), 0.05 * (mine["max"] - mine["min"]) + 1e-9
+        )
     for column in ("mean", "std", "skewness", "kurtosis", "min", "max", "active", "mean_se", "active_se"):
         np.testing.assert_allclose(mine[column], theirs[column], rtol=1e-9, atol=1e-12)
     for table in ("examples", "contexts", "histogram"):
         pd.testing.assert_frame_equal(one.tables[table], other.tables[table], check_exact=True)
+    pd.testing.assert_frame_equal(
+        one.tables["class_means"], other.tables["class_means"], rtol=1e-9, atol=1e-12
+    )
+    keys = ["site", "neuron", "other"]
+    pairs = one.tables["coactivation"].merge(other.tables["coactivation"], on=keys, suffixes=("", "_there"))
+    # Products are taken in float32: of pairs of equal strength either may be the last that is listed.
+    assert len(pairs) > 0.99 * len(one.tables["coactivation"])
+    np.testing.assert_allclose(pairs["correlation"], pairs["correlation_there"], atol=1e-5)
 
 
 class _Stop(Exception):
@@ -483,3 +503,61 @@ def test_batches_without_a_number_are_counted(net):
 def test_an_index_beyond_the_site(activity):
     with pytest.raises(NeuronIndexError, match="0 to 171"):
         activity.examples(activity.sites[0], 172)
+
+
+def test_a_second_pass_after_one_expect_is_an_error(net):
+    x = torch.from_numpy(table_of(8))
+    observer = Observer(nw.find_sites(net), [Moments()])
+    with torch.no_grad(), observer.attached(net):
+        with pytest.raises(NeuronwiseError, match="before each forward pass"):
+            net(x)
+        observer.expect(BatchInfo(examples=torch.arange(8)))
+        net(x)
+        with pytest.raises(NeuronwiseError, match="second forward pass"):
+            net(x)
+        observer.expect(BatchInfo(examples=torch.arange(8)))
+        net(x)
+    assert (observer.seen["down:input"] == 16).all()
+
+
+def test_several_calls_within_one_pass_are_one_batch():
+    torch.manual_seed(0)
+    model, site = Loop().eval(), nw.Site("down", "input", width=8)
+    observer = Observer(nw.Sites([site]), [Moments()])
+    with torch.no_grad(), observer.attached(model):
+        for start in (0, 5):
+            observer.expect(BatchInfo(examples=torch.arange(5)))
+            model(torch.from_numpy(table_of(10))[start : start + 5])
+    assert (observer.seen["down:input"] == 30).all()
+
+
+def test_dead_means_no_variation_and_not_negative():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5000, 6)).astype(np.float32)
+    x[:, 1] = -np.abs(x[:, 1]) - 1  # always negative, and says a lot
+    x[:, 2] = 0.0
+    x[:, 3] = -0.25
+    x[:, 4] = np.where(np.arange(5000) == 7, 2.0, 0.0)
+    model = nn.Sequential(nn.Linear(6, 2))
+    site = nw.Site("0", "input", width=6)
+    summary = nw.observe(model, x, site, reducers=["extremes", "active"]).summary().iloc[0]
+    assert (summary["dead"], summary["nearly_dead"]) == (2, 1)
+    assert "nearly_dead" not in nw.observe(model, x, site, reducers=["extremes"]).summary()
+    assert "dead" not in nw.observe(model, x, site, reducers=["active"]).summary()
+    nothing = nw.observe(model, np.zeros_like(x), site, reducers=["extremes", "active"]).summary().iloc[0]
+    assert (nothing["dead"], nothing["nearly_dead"]) == (6, 0)
+
+
+def test_a_model_that_is_none_or_has_no_numbers(net):
+    loaded = nw.load_model("stories260k")
+    for call in (
+        nw.find_sites,
+        lambda model: nw.observe(model, table_of()),
+        lambda model: nw.capture(model, []),
+    ):
+        with pytest.raises(InvalidArgumentError, match=r"not LoadedModel\. It holds one: pass its \.model"):
+            call(loaded)
+        with pytest.raises(InvalidArgumentError, match=r"load_model\('gpt2'\)\.model"):
+            call("gpt2")
+    with pytest.raises(InvalidArgumentError, match="meta device"):
+        nw.observe(nn.Linear(4, 2, device="meta"), table_of(), nw.Site("", "output", width=2))

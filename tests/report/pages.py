@@ -100,6 +100,7 @@ def activity(
     neurons = keys.assign(
         layer=layer, n=100, nonfinite=0, mean=rng.normal(size=len(keys)), mean_se=0.1, std=1.5, std_se=0.01,
         kurtosis=keys["neuron"] * 2.5, active=np.where(keys["neuron"] == 0, 0.0, 0.5), q50=0.25,
+        min=np.where(keys["neuron"] == 0, 0.0, -20.0), max=np.where(keys["neuron"] == 0, 0.0, 20.0),
     )  # fmt: skip
     sides = keys.merge(pd.DataFrame({"side": ["top", "bottom"]}), how="cross")
     examples = sides.merge(pd.DataFrame({"rank": range(12)}), how="cross")

@@ -88,8 +88,9 @@ def watch(tour: Tour) -> Mapping[str, Any]:
     tour.screen.table(brief(summary), digits=3)
     tour.screen.line()
     tour.screen.prose(
-        "dead: never above zero; nearly dead: above zero at less than one token in a thousand; active: how often above "
-        "zero. Kurtosis is 0 for a bell curve, and large for a neuron that is quiet nearly always and strong at times."
+        "dead: always the same; nearly dead: never clearly below zero, and above it at less than one token in a "
+        "thousand; active: how often above zero. Kurtosis is 0 for a bell curve, and large for a neuron that is quiet "
+        "nearly always and strong at times."
     )
     return {"stories": len(tour.stories), "tokens": tokens, "summary": summary}
 

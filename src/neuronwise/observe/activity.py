@@ -116,16 +116,17 @@ class Activity(Result):
     def summary(self) -> pd.DataFrame:
         """Return one row a site: how many neurons, how many dead and nearly dead, and medians of the main statistics.
 
-        A neuron is dead if it is never active, nearly dead if it is active at less than one position in a thousand.
+        A neuron is *dead* if it says nothing: all its activations are equal, up to a thousandth of what is usual in its
+        site (the median of ``max - min``). A neuron that is always negative is not dead if it varies, as gated ones do.
+        It is *nearly dead* if it is not dead, goes no further below zero than that, and is above zero at less than one
+        position in a thousand. Both need the extremes, nearly dead also the fraction active.
         """
         frame = self.tables["neurons"]
         rows: list[dict[str, Any]] = []
         for site in self.sites:
             own = frame[frame["site"] == site.name]
             row: dict[str, Any] = {"site": site.name, "layer": site.layer, "neurons": len(own)}
-            if "active" in own:
-                row["dead"] = int((own["active"] == 0).sum())
-                row["nearly_dead"] = int(((own["active"] > 0) & (own["active"] < 1e-3)).sum())
+            row |= _dead(own)
             for column in ("active", "mean", "std", "skewness", "kurtosis"):
                 if column in own:
                     row[f"median_{column}"] = float(own[column].median())
@@ -141,3 +142,17 @@ class Activity(Result):
             title: Heading of the page.
         """
         return super().report(path, neurons=neurons, title=title)
+
+
+def _dead(neurons: pd.DataFrame) -> dict[str, int]:
+    """Count the dead and the nearly dead of one site's neurons, as far as it was observed what that takes."""
+    if not {"min", "max"} <= set(neurons.columns):
+        return {}
+    spread = neurons["max"] - neurons["min"]
+    tolerance = 1e-3 * spread.median()
+    dead = spread <= tolerance
+    counts = {"dead": int(dead.sum())}
+    if "active" in neurons:
+        rare = (neurons["active"] < 1e-3) & (neurons["min"] >= -tolerance)
+        counts["nearly_dead"] = int((rare & ~dead).sum())
+    return counts

@@ -8,9 +8,11 @@ from typing import ClassVar, Self
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.observe._groups import Floats
 from neuronwise.observe.activations import Activations
 from neuronwise.observe.reducer import Reducer
 
@@ -170,15 +172,26 @@ class CoActivation(Reducer):
         width = matrix.shape[1]
         matrix[np.arange(stop - start), np.arange(start, stop)] = np.nan
         k = min(self.pairs, width - 1)
-        magnitude = np.nan_to_num(np.abs(matrix), nan=-1.0)
-        partners = np.argsort(-magnitude, axis=1, kind="stable")[:, :k]
-        values = np.take_along_axis(matrix, partners, 1)
-        row, place = np.nonzero(np.isfinite(values))
-        correlation = np.clip(values[row, place], -1.0, 1.0)
+        row, other = _largest(np.nan_to_num(np.abs(matrix), nan=-1.0), k)
+        correlation = np.clip(matrix[row, other], -1.0, 1.0)
         n = float(self._state["n"])
         if width <= self.full:
             error = (1.0 - correlation**2) / np.sqrt(max(n - 1.0, 1.0))
         else:
             error = np.sqrt((1.0 + correlation**2) / self.sketch)
-        columns = {"neuron": row + start, "other": partners[row, place], "correlation": correlation}
+        columns = {"neuron": row + start, "other": other, "correlation": correlation}
         return pd.DataFrame({**columns, "correlation_se": error})
+
+
+def _largest(values: Floats, k: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns of the ``k`` largest values of every row, the largest first, of equal ones the first.
+
+    Negative values stand for none, so a row can have fewer.
+    """
+    # A full sort of every row would cost many times more.
+    least = np.partition(values, values.shape[1] - k, axis=1)[:, -k]
+    row, column = np.nonzero((values >= least[:, None]) & (values >= 0.0))
+    order = np.lexsort((column, -values[row, column], row))
+    row, column = row[order], column[order]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    return row[place < k], column[place < k]

@@ -120,6 +120,7 @@ def _metric(metric: str, frame: pd.DataFrame) -> dict[str, Any]:
             for row in frame.to_dict("records")
         ],
         "summary": _summary(frame, metric),
+        "random": len(frame) > 1,
     }
 
 
