@@ -173,3 +173,9 @@ def test_other_arrays_have_no_picture(tokenizer):
     assert corpus(torch.zeros(2, 5, 4, 4)).image(0) is None
     assert corpus({"x": torch.zeros(2, 3, 4, 4)}).image(0) is None
     assert corpus(["a"], tokenizer=tokenizer).image(0) is None
+
+
+def test_a_table_is_refused_with_advice():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DataError, match=r"to_numpy\('float32'\)"):
+        corpus(pandas.DataFrame({"a": [1.0], "b": [2.0]}))

@@ -79,6 +79,23 @@ def test_other_named_inputs_are_padded_too():
     assert batch.inputs["labels"].tolist() == [[7, -100], [5, 6]]
 
 
+def test_only_what_counts_positions_in_every_example_is_padded():
+    """A picture of three channels beside texts of three tokens and of five."""
+    pictures = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    boxes = [torch.ones(3, 4, dtype=torch.int64), torch.ones(5, 4, dtype=torch.int64)]
+    examples = [
+        Example(
+            n, {"input_ids": torch.arange(1, 1 + size), "pixel_values": pictures[n], "bbox": boxes[n]}, size
+        )
+        for n, size in enumerate((3, 5))
+    ]
+    (batch,) = batches(examples)
+    assert batch.inputs["input_ids"].tolist() == [[1, 2, 3, 0, 0], [1, 2, 3, 4, 5]]
+    assert torch.equal(batch.inputs["pixel_values"], pictures)
+    assert batch.inputs["bbox"].shape == (2, 5, 4)
+    assert batch.inputs["bbox"][0, 3:].eq(0).all()
+
+
 def test_a_given_attention_mask_counts():
     row = {"input_ids": torch.tensor([5, 6, 7]), "attention_mask": torch.tensor([0, 1, 1])}
     (batch,) = batches([Example(0, row, 3)])

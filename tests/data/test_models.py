@@ -213,3 +213,11 @@ def test_importing_the_room_imports_no_optional_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_load_weights_does_without_the_number_of_batches_that_a_norm_has_seen(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    older = {k: v + 1 for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(older, tmp_path / "w.safetensors")
+    load_weights(model, tmp_path / "w.safetensors")
+    assert (model[1].running_var == 2).all()

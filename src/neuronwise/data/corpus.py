@@ -330,13 +330,18 @@ def _common_names(rows: Sequence[Mapping[str, Tensor]], what: str) -> list[str]:
 def _stack(
     tensors: Sequence[Tensor], lengths: Sequence[int], width: int, fill: int, name: str = "inputs"
 ) -> Tensor:
-    """Stack tensors; those whose first axis counts positions are filled up to ``width`` first."""
-    padded = [
-        torch.nn.functional.pad(tensor, [0, 0] * (tensor.ndim - 1) + [0, width - length], value=fill)
-        if length < width and tensor.ndim > 0 and len(tensor) == length
-        else tensor
-        for tensor, length in zip(tensors, lengths, strict=True)
-    ]
+    """Stack tensors; those whose first axis counts positions are filled up to ``width`` first.
+
+    It does so where it has the length of its example in all examples. In one alone that can be chance, such as with a
+    picture of three channels beside a text of three tokens.
+    """
+    padded = list(tensors)
+    counted = all(t.ndim > 0 and len(t) == length for t, length in zip(tensors, lengths, strict=True))
+    if counted and min(lengths) < width:
+        padded = [
+            torch.nn.functional.pad(tensor, [0, 0] * (tensor.ndim - 1) + [0, width - len(tensor)], value=fill)
+            for tensor in tensors
+        ]
     shapes = {tuple(tensor.shape) for tensor in padded}
     if len(shapes) > 1:
         raise DataError(

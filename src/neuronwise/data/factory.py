@@ -126,6 +126,12 @@ def corpus(
         return from_arrays(source, options, name or "array")
     if type(source).__module__.partition(".")[0] == "datasets" and hasattr(source, "column_names"):
         return from_dataset(source, options, name or "dataset")
+    if hasattr(source, "to_numpy") and hasattr(source, "columns"):
+        raise DataError(
+            f"A table ({type(source).__name__}) does not say which columns the model takes. Pass those as an array, "
+            "corpus(table[[...]].to_numpy('float32'), labels=table['class']), or texts as a list, "
+            "corpus(list(table['text']))."
+        )
     if isinstance(source, list | tuple):
         return from_list(source, options)
     if isinstance(source, Iterable) and not isinstance(source, Mapping | bytes):

@@ -123,6 +123,8 @@ def _check_weights(model: nn.Module, weights: dict[str, torch.Tensor], file: Pat
     # Weights under several names are written once by some libraries; the model ties them again.
     storages = {own[name].data_ptr() for name in own.keys() & weights.keys()}
     missing = [name for name in missing if own[name].data_ptr() not in storages or own[name].is_meta]
+    # How many batches a norm has seen is not in older files, and changes nothing that the model computes.
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if strict and (missing or surplus):
         raise DataError(
             f"The names in {file} do not match the model. Missing in the file: {_some(missing)}. "

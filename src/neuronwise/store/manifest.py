@@ -40,10 +40,13 @@ class Manifest:
 
     Args:
         kind: Kind of the result, such as ``"activity"``.
-        action: What was run: ``{"name": ..., "parameters": {...}}``.
+        action: What was run: ``{"name": ..., "parameters": {...}}``. On which engine and with how many workers is left
+            out, because the result does not depend on it and results must compare equal.
         seed: Seed of everything with chance in it, or None.
         model: Card of the model: ``name``, ``class``, ``parameters`` (how many), ``sha256`` (of the weights).
-        data: Card of the corpus: ``name``, ``kind``, ``examples``, ``sha256``.
+        data: Card of the corpus: ``name``, ``kind``, ``examples``, ``labels``, ``fingerprint`` (a SHA-256 of the
+            content and of every setting that changes the examples), and those settings; ``content_sha256`` is of the
+            content alone.
         files: What lies in the folder, by file name; empty for a result that has not been saved.
         created: When it was made, UTC, ISO 8601.
         neuronwise: Version of neuronwise.
