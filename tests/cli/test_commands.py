@@ -6,8 +6,10 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 import neuronwise as nw
+from neuronwise.cli.options import _Cast
 from tests.cli.conftest import MODEL
 
 
@@ -212,7 +214,6 @@ def test_check_reports_each_check(run):
 
 
 def test_models_of_two_sides_get_the_text_on_both(tmp_path, run):
-    import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
@@ -226,3 +227,22 @@ def test_models_of_two_sides_get_the_text_on_both(tmp_path, run):
     assert len(answer["summary"]) == 2
     frame = pd.DataFrame(nw.load(tmp_path / "out").to_frame())
     assert (frame["n"] == 48).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_the_type_of_the_weights_can_be_chosen(run, tmp_path, dtype):
+    assert document(run("sites", MODEL, "--dtype", dtype, "--device", "cpu", "--json"))["neurons"] == 860
+    words = (MODEL, "stories", "--limit", 2, "--max-length", 16, "--dtype", dtype)
+    document(run("observe", *words, "--reducers", "moments", "--out", tmp_path / "out", "--json"))
+    assert nw.load(tmp_path / "out").manifest.model["dtypes"] == [dtype]
+    assert (
+        document(run("ablate", *words, "--neurons", "0:1", "--controls", 0, "--json"))["change"] is not None
+    )
+    assert document(run("check", MODEL, "--where", "*.0.*", "--dtype", dtype, "--json"))["passed"] is True
+
+
+def test_arrays_get_the_type_that_was_asked_for():
+    cast = _Cast("bfloat16")
+    inputs = cast({"x": torch.ones(2, dtype=torch.float64), "ids": torch.arange(2)})
+    assert (inputs["x"].dtype, inputs["ids"].dtype) == (torch.bfloat16, torch.int64)
+    assert cast(torch.ones(2)).dtype == torch.bfloat16

@@ -32,6 +32,7 @@ def failed(done, code, *words):
         (("ablate", MODEL, "stories", "--neurons", "what"), "what"),
         (("ablate", MODEL, "stories", "--neurons", "0:1", "--how", "scale"), "--value"),
         (("ablate", MODEL, "stories", "--neurons", "0:1", "--how", "mean"), "--from"),
+        (("sites", MODEL, "--device", "cuba"), "cuba"),
         (
             ("ablate", MODEL, "stories", "--neurons", "0:1", "--metric", "los", "--limit", "2"),
             "next_token_loss",
@@ -52,6 +53,10 @@ def test_a_wrong_argument_or_address_is_2(run, words, expected):
         ("query", "folder"),
         ("nonsense",),
         ("sites", MODEL, "--nonsense"),
+        ("sites", MODEL, "--dtype", "float31"),
+        ("ablate", MODEL, "stories", "--neurons", "0:1", "--by", "max"),
+        ("ablate", MODEL, "stories", "--neurons", "0:1", "--from", "activity", "--top", 20),
+        ("ablate", MODEL, "stories", "--neurons", "0:1", "--lowest"),
     ],
 )
 def test_wrong_usage_is_2_and_shows_the_usage(run, words):

@@ -12,6 +12,8 @@ from neuronwise.cli.observe import refuse_used
 from neuronwise.cli.options import (
     BatchSize,
     CorpusName,
+    Device,
+    Dtype,
     Json,
     LabelFields,
     Limit,
@@ -24,6 +26,7 @@ from neuronwise.cli.options import (
     TextField,
     Threads,
     open_corpus,
+    open_model,
 )
 from neuronwise.cli.report import observed
 from neuronwise.cli.running import running, torch_threads
@@ -79,24 +82,24 @@ def ablate(
         ),
     ] = None,
     by: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--by",
             metavar="COLUMN",
             rich_help_panel=_CHOICE,
-            help="With --from: the statistic, such as kurtosis, max, active or std.",
+            help="With --from: the statistic, such as kurtosis (the default), max, active or std.",
         ),
-    ] = "kurtosis",
+    ] = None,
     top: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--top",
             min=1,
             metavar="N",
             rich_help_panel=_CHOICE,
-            help="With --from: this many, largest first.",
+            help="With --from: this many, largest first. Default: 20.",
         ),
-    ] = 20,
+    ] = None,
     lowest: Annotated[
         bool,
         typer.Option("--lowest", rich_help_panel=_CHOICE, help="With --from: smallest first instead."),
@@ -136,6 +139,8 @@ def ablate(
     threads: Threads = None,
     batch_size: BatchSize = 16,
     max_tokens: MaxTokens = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     limit: Limit = None,
     max_length: MaxLength = None,
     separator: Separator = None,
@@ -151,15 +156,22 @@ def ablate(
             raise typer.BadParameter(
                 "say which neurons: --neurons, or --from FOLDER.", param_hint="--neurons"
             )
+        if neurons is not None and (by is not None or top is not None or lowest):
+            raise typer.BadParameter(
+                "the neurons are chosen by hand with --neurons, or by a statistic with --by, --top and --lowest; "
+                "give one or the other.",
+                param_hint="--neurons",
+            )
         if out is not None:
             refuse_used(out, overwrite)
         activity = None if from_ is None else observed(nw.load(from_), from_)
-        loaded = nw.load_model(model)
-        chosen = _choose(loaded.model, neurons, activity, by, top, lowest)
+        loaded = open_model(model, device=device, dtype=dtype)
+        chosen = _choose(loaded.model, neurons, activity, by or "kurtosis", top or 20, lowest)
         data = open_corpus(
             corpus,
             loaded,
             limit=limit,
+            dtype=dtype,
             max_length=max_length,
             separator=separator,
             text_field=text_field,

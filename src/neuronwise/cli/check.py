@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuronwise.cli.options import Json, ModelName, open_corpus, pick_sites
+from neuronwise.cli.options import Device, Dtype, Json, ModelName, open_corpus, open_model, pick_sites
 from neuronwise.cli.running import running
 from neuronwise.errors import DataError
 
@@ -17,6 +17,7 @@ __all__ = ["EXAMPLES", "check"]
 
 EXAMPLES = (
     "neuronwise check stories260k",
+    "neuronwise check stories260k --dtype bfloat16",
     "neuronwise check ./my-model --text 'Some text that it knows.' --where 'model.layers.0.*'",
 )
 
@@ -30,14 +31,18 @@ def check(
         list[str] | None,
         typer.Option("--where", metavar="GLOB", help="Only these sites; as --where of neuronwise sites."),
     ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     json_: Json = False,
 ) -> None:
     """Check that capture and intervention tell the truth on a model; ends with 1 if a check fails."""
     with running(json_) as screen:
         import neuronwise as nw
 
-        loaded = nw.load_model(model)
-        found = nw.check(loaded.model, _batch(loaded, text).inputs, pick_sites(loaded.model, where))
+        loaded = open_model(model, device=device, dtype=dtype)
+        found = nw.check(
+            loaded.model, _batch(loaded, text).to(device).inputs, pick_sites(loaded.model, where)
+        )
         frame = found.to_frame()
         screen.document({"model": loaded.name, "passed": found.passed, "checks": frame})
         screen.table(frame.assign(passed=frame["passed"].map({True: "ok", False: "FAILED"})))

@@ -11,6 +11,8 @@ import typer
 from neuronwise.cli.options import (
     BatchSize,
     CorpusName,
+    Device,
+    Dtype,
     Json,
     LabelFields,
     Limit,
@@ -23,6 +25,7 @@ from neuronwise.cli.options import (
     TextField,
     Threads,
     open_corpus,
+    open_model,
     pick_sites,
 )
 from neuronwise.cli.running import running, torch_threads
@@ -99,6 +102,8 @@ def observe(
     ] = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     limit: Limit = None,
     max_length: MaxLength = None,
     separator: Separator = None,
@@ -111,11 +116,12 @@ def observe(
         import neuronwise as nw
 
         refuse_used(out, overwrite)
-        loaded = nw.load_model(model)
+        loaded = open_model(model, device=device, dtype=dtype)
         data = open_corpus(
             corpus,
             loaded,
             limit=limit,
+            dtype=dtype,
             max_length=max_length,
             separator=separator,
             text_field=text_field,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from neuronwise.data import Corpus, LoadedModel
+    from neuronwise.data.text import Transform
     from neuronwise.sites import Sites
 
 __all__ = [
     "BatchSize",
     "CorpusName",
+    "Device",
+    "Dtype",
     "Folder",
     "Json",
     "LabelFields",
@@ -29,11 +34,13 @@ __all__ = [
     "Separator",
     "TextField",
     "Threads",
+    "Weights",
     "open_corpus",
+    "open_model",
     "pick_sites",
 ]
 
-_CORPUS = "Corpus"
+_CORPUS, _MODEL = "Corpus", "Model"
 
 ModelName = Annotated[
     str,
@@ -49,6 +56,34 @@ CorpusName = Annotated[
         metavar="CORPUS",
         help="What the model is shown: stories (comes with neuronwise), or a file or folder: .txt, .jsonl, .json, "
         ".conllu, .npy, .npz, a saved Hugging Face dataset, images.",
+    ),
+]
+
+
+class Weights(StrEnum):
+    """Types of weights."""
+
+    float64 = "float64"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        rich_help_panel=_MODEL,
+        help="Where the model runs: cpu, cuda, cuda:1, mps.",
+    ),
+]
+Dtype = Annotated[
+    Weights | None,
+    typer.Option(
+        "--dtype",
+        rich_help_panel=_MODEL,
+        help="Type of the weights, and of arrays shown to the model. Default: the one they were saved in.",
     ),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A result folder, as observe writes it.")]
@@ -112,11 +147,21 @@ LabelFields = Annotated[
 ]
 
 
+def open_model(source: str, *, device: str, dtype: Weights | None) -> LoadedModel:
+    """Load the model that a command names."""
+    import torch
+
+    import neuronwise as nw
+
+    return nw.load_model(source, device=device, dtype=None if dtype is None else getattr(torch, dtype.value))
+
+
 def open_corpus(
     source: str | list[str],
     loaded: LoadedModel,
     *,
     limit: int | None,
+    dtype: Weights | None = None,
     max_length: int | None = None,
     separator: str | None = None,
     text_field: str | None = None,
@@ -124,7 +169,7 @@ def open_corpus(
 ) -> Corpus:
     """Make the corpus that a command names, or one of some texts, for a model.
 
-    Models of an encoder and a decoder get the text on both sides.
+    Models of an encoder and a decoder get the text on both sides. Arrays get the type that was asked for.
     """
     import neuronwise as nw
 
@@ -135,7 +180,7 @@ def open_corpus(
         separator=separator,
         text_field=text_field,
         label_fields=label_fields or None,
-        transform=_both_sides if _has_two_sides(loaded.model) else None,
+        transform=_transform(source, loaded.model, dtype),
     )
     return corpus if limit is None else corpus.part(0, limit)
 
@@ -166,9 +211,25 @@ def pick_sites(model: nn.Module, where: Sequence[str] | None) -> Sites:
     return nw.Sites(picked.values())
 
 
-def _has_two_sides(model: nn.Module) -> bool:
-    config = getattr(model, "config", None)
-    return bool(getattr(config, "is_encoder_decoder", False))
+def _transform(source: str | list[str], model: nn.Module, dtype: Weights | None) -> Transform | None:
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return _both_sides
+    arrays = isinstance(source, str) and source.endswith((".npy", ".npz"))
+    return _Cast(dtype.value) if arrays and dtype is not None else None
+
+
+@dataclass(frozen=True)
+class _Cast:
+    """Gives arrays of floating-point numbers the type of the weights; travels to worker processes."""
+
+    dtype: str
+
+    def __call__(self, inputs: Any) -> Any:
+        import torch
+
+        if isinstance(inputs, Mapping):
+            return {name: self(tensor) for name, tensor in inputs.items()}
+        return inputs.to(getattr(torch, self.dtype)) if inputs.is_floating_point() else inputs
 
 
 def _both_sides(inputs: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from neuronwise.cli.options import Json, ModelName, pick_sites
+from neuronwise.cli.options import Device, Dtype, Json, ModelName, open_model, pick_sites
 from neuronwise.cli.running import running
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ def sites(
             "times.",
         ),
     ] = None,
+    device: Device = "cpu",
+    dtype: Dtype = None,
     json_: Json = False,
 ) -> None:
     """List the sites of a model: its groups of neurons, and the weights around them."""
     with running(json_) as screen:
-        import neuronwise as nw
-
-        loaded = nw.load_model(model)
+        loaded = open_model(model, device=device, dtype=dtype)
         found = pick_sites(loaded.model, where)
         screen.document({"model": loaded.name, "neurons": found.width, "sites": _frame(found)})
         screen.table(_frame(found, short=True))

@@ -15,7 +15,7 @@ from torch import nn
 
 from neuronwise.data.samples import bundled, is_bundled
 from neuronwise.data.weights import CONVERT, PICKLES
-from neuronwise.errors import DataError, UnsafeFileError, closest, require
+from neuronwise.errors import DataError, InvalidArgumentError, UnsafeFileError, closest, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +63,7 @@ def load_model(
     Raises:
         UnsafeFileError: If there are weights, but only as pickles.
         DataError: If there is no model there, or it cannot be read.
+        InvalidArgumentError: If there is no such device here.
         MissingExtraError: If transformers is not installed.
 
     Example:
@@ -71,6 +72,7 @@ def load_model(
         ('stories260k', 'LlamaForCausalLM')
     """
     transformers = require("transformers", "hf", "Loading a model by name or folder")
+    _check_device(device)
     place, name = _place(source)
     if place.is_dir():
         _check_folder(place, allow_pickle)
@@ -101,6 +103,19 @@ def load_model(
             stacklevel=2,
         )
     return LoadedModel(model.to(device).eval(), tokenizer, name)
+
+
+def _check_device(device: str | torch.device) -> None:
+    """Raise before the weights are read if they cannot go there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        found = torch.accelerator.current_accelerator(check_available=True)
+        here = [str(found)] if found is not None else []
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InvalidArgumentError(
+            f"The device {str(device)!r} cannot be used: {reason.rstrip('.')}. Here is: {', '.join(['cpu', *here])}."
+        ) from error
 
 
 def _place(source: str | Path) -> tuple[Path, str]:
