@@ -59,7 +59,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dropout", type=float, default=0.0)
     add("--weight-decay", type=float, default=0.01)
     add("--seed", type=int, default=0)
-    add("--threads", type=int, default=2)
+    add("--threads", type=int, default=1, help="more give other roundings, and help only on idle cores")
     add("--out", type=Path, required=True, help="folder to write; replaced if it is there")
     return parser.parse_args(argv)
 
