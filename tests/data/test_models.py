@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import neuronwise as nw
 from neuronwise.data import bundled, hash_model, load_model, load_weights, model_card
 from neuronwise.errors import DataError, UnsafeFileError
 
@@ -221,3 +222,29 @@ def test_load_weights_does_without_the_number_of_batches_that_a_norm_has_seen(tm
     save_file(older, tmp_path / "w.safetensors")
     load_weights(model, tmp_path / "w.safetensors")
     assert (model[1].running_var == 2).all()
+
+
+@pytest.mark.parametrize(("family", "expected"), [("gpt2", 24), ("roberta", 22)])
+def test_a_tokenizer_without_a_limit_gets_that_of_the_model(tmp_path, small, family, expected):
+    """RoBERTa's positions begin behind the number of its padding token, 1."""
+    import transformers
+
+    sizes = {"vocab_size": 512, "max_position_embeddings": 24, "pad_token_id": 1}
+    if family == "gpt2":
+        config = transformers.GPT2Config(**sizes, n_embd=8, n_layer=1, n_head=2)
+        transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    else:
+        config = transformers.RobertaConfig(
+            **sizes, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+        )
+        transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    limit = small.tokenizer.model_max_length
+    small.tokenizer.model_max_length = int(1e30)
+    small.tokenizer.save_pretrained(tmp_path)
+    small.tokenizer.model_max_length = limit
+    loaded = load_model(tmp_path)
+    assert loaded.tokenizer.model_max_length == expected
+    activity = nw.observe(loaded.model, nw.corpus([STORY], tokenizer=loaded.tokenizer), reducers=["moments"])
+    assert (activity.to_frame()["n"] == expected).all()
+    with pytest.raises(DataError, match=r"longest example has [234]\d positions.*24 positions.*max_length="):
+        nw.observe(loaded.model, nw.corpus([STORY], tokenizer=loaded.tokenizer, max_length=40))

@@ -553,7 +553,7 @@ def test_a_model_that_is_none_or_has_no_numbers(net):
     for call in (
         nw.find_sites,
         lambda model: nw.observe(model, table_of()),
-        lambda model: nw.capture(model, []),
+        lambda model: nw.capture(model, nw.find_sites(net)),
     ):
         with pytest.raises(InvalidArgumentError, match=r"not LoadedModel\. It holds one: pass its \.model"):
             call(loaded)

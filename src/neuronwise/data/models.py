@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from neuronwise.data.samples import bundled, is_bundled
+from neuronwise.data.text import NO_LIMIT
 from neuronwise.data.weights import CONVERT, PICKLES
 from neuronwise.errors import DataError, InvalidArgumentError, UnsafeFileError, closest, require
 
@@ -29,7 +30,7 @@ class LoadedModel:
 
     Args:
         model: The model.
-        tokenizer: Its tokenizer, or None where it has none.
+        tokenizer: Its tokenizer, or None where it has none. If it states no greatest length, it gets the model's.
         name: A short name for reports.
     """
 
@@ -102,6 +103,7 @@ def load_model(
             f"{type(model).__name__} has random ones there. Another task= may fit the weights better.",
             stacklevel=2,
         )
+    _limit_length(tokenizer, model)
     return LoadedModel(model.to(device).eval(), tokenizer, name)
 
 
@@ -179,6 +181,20 @@ def _tokenizer(transformers: Any, address: str, options: dict[str, Any]) -> Any:
         return transformers.AutoTokenizer.from_pretrained(address, **options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError):
         return None
+
+
+def _limit_length(tokenizer: Any, model: nn.Module) -> None:
+    """Give a tokenizer that states no greatest length that of the model's positions, where longer texts fail."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if tokenizer is None or tokenizer.model_max_length < NO_LIMIT or not isinstance(positions, int):
+        return
+    for name, module in model.named_modules():
+        # Models of the RoBERTa kind count positions from behind the number that padding has.
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
+            positions = min(positions, module.num_embeddings - skipped)
+    if positions > 0:
+        tokenizer.model_max_length = positions
 
 
 def _cannot_load(address: str, error: Exception, allow_pickle: bool) -> DataError:

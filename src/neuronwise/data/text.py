@@ -20,12 +20,12 @@ from neuronwise.errors import DataError, InvalidArgumentError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TextCorpus", "TextEncoder", "Transform"]
+__all__ = ["NO_LIMIT", "TextCorpus", "TextEncoder", "Transform"]
 
 Transform = Callable[[Any], Any]
 
 # Tokenizers without a limit state a very large number as theirs.
-_NO_LIMIT = 1_000_000
+NO_LIMIT = 1_000_000
 
 # Records made into tokens at a time when the windows of a whole corpus are counted.
 _BLOCK = 512
@@ -60,7 +60,7 @@ class TextEncoder:
         if long not in ("truncate", "split"):
             raise InvalidArgumentError(f"long must be 'truncate' or 'split', not {long!r}.")
         limit = getattr(tokenizer, "model_max_length", None) if max_length is None else max_length
-        self.max_length = int(limit) if limit is not None and limit < _NO_LIMIT else None
+        self.max_length = int(limit) if limit is not None and limit < NO_LIMIT else None
         added = tokenizer.num_special_tokens_to_add() if add_special_tokens else 0
         if self.max_length is not None and self.max_length <= added + stride:
             raise InvalidArgumentError(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 from neuronwise.data import Batch, Corpus, batches
-from neuronwise.errors import InvalidArgumentError
+from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.hooks import batch_mismatch, device_of
 
-__all__ = ["batches_for"]
+__all__ = ["batches_for", "explained"]
 
 _READ = 256  # examples read, and sorted by length, at a time
 
@@ -46,3 +48,34 @@ def batches_for(
             moved = batch.to(device)
             batch_mismatch(model, moved.inputs)
             yield moved
+
+
+@contextmanager
+def explained(model: nn.Module, batch: Batch) -> Iterator[None]:
+    """Say in words what it means if the model looks up a token or a position that it does not have.
+
+    Raises:
+        DataError: In place of torch's error.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of bounds" not in str(error):
+            raise
+        config: Any = getattr(model, "config", None)
+        tokens, positions = (
+            getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings")
+        )
+        found = (
+            "" if batch.token_ids is None else f", and its highest token id is {int(batch.token_ids.max())}"
+        )
+        has = (
+            ""
+            if tokens is None
+            else f" The model's configuration states {tokens} tokens, {positions} positions."
+        )
+        raise DataError(
+            f"The model cannot look up a number of the batch ({error}). The longest example has "
+            f"{int(batch.lengths.max())} positions{found}.{has} Cut the texts, corpus(..., max_length=), and use the "
+            "tokenizer that belongs to the model."
+        ) from error

@@ -19,7 +19,7 @@ from neuronwise.data import Batch, Corpus, model_card
 from neuronwise.data import corpus as make_corpus
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
 from neuronwise.hooks import call_model, intervene, refuse_uncatchable, untouched
-from neuronwise.observe._batches import batches_for
+from neuronwise.observe._batches import batches_for, explained
 from neuronwise.sites import NeuronSet, Site, Sites
 from neuronwise.store import Manifest, Result
 
@@ -252,7 +252,8 @@ def _measure(
     with torch.no_grad(), untouched(model):
         for moved in batches_for(model, data, batch_size=batch_size, max_tokens=max_tokens):
             batch = _numbered_as_logits(moved, data)
-            reference = call_model(model, batch.inputs)
+            with explained(model, batch):
+                reference = call_model(model, batch.inputs)
             figures = [measure(reference, reference, batch)]
             for chosen in sets:
                 with intervene(model, chosen.neurons, how, value):

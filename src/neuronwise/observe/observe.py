@@ -22,7 +22,7 @@ from neuronwise.data import corpus as make_corpus
 from neuronwise.engine import Block, blocks_of, map_reduce
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
 from neuronwise.hooks import device_of, refuse_uncatchable, untouched
-from neuronwise.observe._batches import batches_for
+from neuronwise.observe._batches import batches_for, explained
 from neuronwise.observe.active import ActiveFraction
 from neuronwise.observe.activity import Activity
 from neuronwise.observe.class_means import ClassMeans
@@ -201,7 +201,7 @@ class _Pass:
                 self.model, self.corpus, first, last, batch_size=self.batch_size, max_tokens=self.max_tokens
             ):
                 state.expect(batch_info(batch, number=number, block=block_number, seed=self.seed))
-                with state.attached(self.model, stop=stop) as cap:
+                with state.attached(self.model, stop=stop) as cap, explained(self.model, batch):
                     cap.run(batch.inputs)
                 # The first pass runs to its end. It raises where a site was not reached; and where each was reached
                 # just once, later passes can end with the last of them.
