@@ -9,32 +9,48 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from neuronwise.attribute._forms import Form
 from neuronwise.attribute._positions import PositionsLike
+from neuronwise.attribute.ablation import Ablation
 from neuronwise.attribute.activation import Activation
 from neuronwise.attribute.attribution import Attribution
+from neuronwise.attribute.conductance import Conductance
+from neuronwise.attribute.deeplift import DeepLift
+from neuronwise.attribute.direct import DirectLogitAttribution
 from neuronwise.attribute.gradient import GradientTimesActivation
+from neuronwise.attribute.influence import InternalInfluence
 from neuronwise.attribute.integrated import IntegratedGradients
+from neuronwise.attribute.log_increase import LogProbabilityIncrease
 from neuronwise.attribute.method import Method, Scores
+from neuronwise.attribute.noise import FusionGrad, NoiseGrad, SmoothGrad
 from neuronwise.attribute.problem import Problem, frozen_parameters
-from neuronwise.attribute.reference import Counterfactual, Reference, reference_of
+from neuronwise.attribute.reference import Counterfactual, Reference
 from neuronwise.attribute.targets import Target, TargetFunction, as_target
 from neuronwise.data import model_card
 from neuronwise.errors import InvalidArgumentError, closest
 from neuronwise.hooks import batch_mismatch, untouched
-from neuronwise.sites import Site, Sites, find_sites
+from neuronwise.sites import NeuronSet, Site, Sites, find_sites
 from neuronwise.store import Manifest
 
 __all__ = ["METHODS", "attribute", "score"]
 
 METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
     {
+        "ablation": Ablation,
         "activation": Activation,
+        "conductance": Conductance,
+        "deeplift": DeepLift,
+        "direct_logit": DirectLogitAttribution,
+        "fusion_grad": FusionGrad,
         "gradient_x_activation": GradientTimesActivation,
         "integrated_gradients": IntegratedGradients,
+        "internal_influence": InternalInfluence,
         "joint_integrated_gradients": lambda: IntegratedGradients(joint=True),
+        "log_probability_increase": LogProbabilityIncrease,
+        "noise_grad": NoiseGrad,
+        "smooth_grad": SmoothGrad,
     }
 )
 
@@ -110,7 +126,7 @@ def score(problem: Problem, method: Method, reference: Reference = None) -> Scor
     Raises:
         InvalidArgumentError: If the reference does not fit the problem.
     """
-    return method.scores(problem, reference_of(problem, reference))
+    return method.solve(problem, reference)
 
 
 def _method(method: str | Method) -> Method:
@@ -177,7 +193,13 @@ def _plain(method: Method) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for entry in dataclasses.fields(method):  # type: ignore[arg-type] # every method is a data class
         value = getattr(method, entry.name)
-        settings[entry.name] = {"name": value.name, **_plain(value)} if isinstance(value, Method) else value
+        if isinstance(value, Method):
+            value = {"name": value.name, **_plain(value)}
+        elif isinstance(value, NeuronSet):
+            value = {site.name: value.indices(site).tolist() for site in value.sites}
+        elif isinstance(value, Tensor):
+            value = f"tensor of shape {tuple(value.shape)}"
+        settings[entry.name] = value
     return settings
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from neuronwise.attribute.problem import Problem
+from neuronwise.attribute.reference import Reference, reference_of
+from neuronwise.errors import InvalidArgumentError
 from neuronwise.sites import Site
 
 __all__ = ["Method", "Scores"]
@@ -38,8 +40,13 @@ class Scores:
     converged: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @classmethod
-    def plain(cls, values: Mapping[Site, Tensor]) -> Scores:
-        """Return scores of a method without a sum that they must add up to."""
+    def plain(cls, values: Mapping[Site, Tensor], *, nodes: int = 0) -> Scores:
+        """Return scores of a method without a sum that they must add up to.
+
+        Args:
+            values: The scores.
+            nodes: Nodes of the integral, if there is one.
+        """
         count = len(next(iter(values.values())))
         shape = (len(values), count)
         nothing = torch.full(shape, torch.nan, dtype=torch.float64)
@@ -48,7 +55,7 @@ class Scores:
             paths=[(site,) for site in values],
             start=nothing,
             gap=nothing.clone(),
-            nodes=torch.zeros(shape, dtype=torch.long),
+            nodes=torch.full(shape, nodes),
             converged=torch.ones(shape, dtype=torch.bool),
         )
 
@@ -57,6 +64,21 @@ class Method(ABC):
     """A way to give neurons credit for a target; a new one is a subclass in its own file, and a line in METHODS."""
 
     name: ClassVar[str]
+    #: Whether it compares the neurons with a reference that can be chosen.
+    takes_reference: ClassVar[bool] = True
+
+    def solve(self, problem: Problem, reference: Reference) -> Scores:
+        """Return the scores of every neuron, compared with the reference asked for.
+
+        Raises:
+            InvalidArgumentError: If the reference does not fit the problem, or the method takes none.
+        """
+        if reference is not None and not self.takes_reference:
+            raise InvalidArgumentError(
+                f"{type(self).__name__} compares with a start input, not with a reference for the neurons: leave "
+                "reference= out, and give the method start=."
+            )
+        return self.scores(problem, reference_of(problem, reference))
 
     @abstractmethod
     def scores(self, problem: Problem, reference: Mapping[Site, Tensor]) -> Scores:

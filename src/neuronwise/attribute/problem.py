@@ -37,7 +37,17 @@ from neuronwise.hooks.interventions import Change
 from neuronwise.hooks.model import tensors_in
 from neuronwise.sites import Site, Sites, unembedding_layer
 
-__all__ = ["AlongInput", "Cost", "Evaluated", "Group", "Problem", "embedding_site", "frozen_parameters"]
+__all__ = [
+    "AlongInput",
+    "Cost",
+    "Evaluated",
+    "Group",
+    "Problem",
+    "embedding_site",
+    "frozen_parameters",
+    "has_floats",
+    "with_floats",
+]
 
 _LEAST_PREFIX = 4  # tokens before the last; sharing fewer is not worth a run of their own
 _CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}
@@ -124,7 +134,8 @@ class Problem:
             examples (negative ones count from the last real token), or int64 ``(example, position)``.
         memory: How many bytes the activations kept for a backward pass may take.
         form: ``"auto"``, ``"prefix"``, ``"growing"`` or ``"wide"``; see ``docs/explanation``.
-        input_noise: Added to the output of the input embedding, ``(example, position, width)``.
+        input_noise: Added to the output of the input embedding, ``(example, position, width)``: one tensor for each
+            time that it runs in a forward pass (twice in an encoder-decoder).
 
     Raises:
         InvalidArgumentError: If an argument does not fit.
@@ -141,7 +152,7 @@ class Problem:
         positions: PositionsLike = None,
         memory: int = 1 << 30,
         form: Form = "auto",
-        input_noise: Tensor | None = None,
+        input_noise: Sequence[Tensor] | None = None,
     ) -> None:
         refuse_uncatchable(model)
         forms = ("auto", "prefix", "growing", "wide")
@@ -215,7 +226,13 @@ class Problem:
                     kept[item.group].gradients[site][item.rows] = slope
         return kept
 
-    def along_input(self, points: Sequence[float] = (1.0,), start: Tensor | float = 0.0) -> AlongInput:
+    def along_input(
+        self,
+        points: Sequence[float] = (1.0,),
+        start: Tensor | float = 0.0,
+        *,
+        factors: Mapping[Site, Tensor] | None = None,
+    ) -> AlongInput:
         """Return what happens at points of the straight path from a start to the input, one forward and backward each.
 
         The input is every floating-point tensor of the batch or, where there is none (token ids), the output of the
@@ -224,13 +241,15 @@ class Problem:
         Args:
             points: Where on the path.
             start: The start, of the input's shape or one that broadcasts to it.
+            factors: What the neurons are multiplied by at the scored positions, ``{site: (example, neuron)}``: 0
+                switches one off.
         """
         shares = torch.tensor(list(points), dtype=torch.float64)
         examples = torch.arange(self.count).repeat_interleave(len(shares))
         along = shares.repeat(self.count)
-        size = max(1, int(self.memory / self._clean.row_bytes))
+        size = self.rows_at_once()
         parts = [
-            self._point_rows(examples[at : at + size], along[at : at + size], start)
+            self._point_rows(examples[at : at + size], along[at : at + size], start, factors or {})
             for at in range(0, len(examples), size)
         ]
         self.cost.forwards += len(examples)
@@ -247,8 +266,64 @@ class Problem:
             {site: joined([part[site] for part in slopes]) for site in self.sites},
         )
 
+    def run(self, examples: Tensor | None = None) -> Tensor:
+        """Run the model on rows of the batch as they are, and return the target, ``(row,)``.
+
+        Interventions and captures that are open act; gradients are recorded where the caller has switched them on.
+
+        Args:
+            examples: For every row, the number of its example; by default every example once.
+        """
+        self._clean  # noqa: B018 - how the head is called is known when the model has run once
+        rows = torch.arange(self.count) if examples is None else examples
+        self.cost.forwards += len(rows)
+        with self._noise(lambda: rows):
+            return self._target_of(select_rows(self.inputs, rows, self.count), rows)
+
+    def placing(self, site: Site, examples: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what puts values ``(row, position, neuron)`` into a site's activations at the positions scored.
+
+        Args:
+            site: The site.
+            examples: For every row, the number of its example.
+        """
+        positions = self.positions[site][examples]
+        return lambda values, new: _placed(_flat(values), new.to(values), positions).reshape(values.shape)
+
+    def rows_at_once(self, each: int = 1) -> int:
+        """Return for how many examples, with so many rows each, a backward pass fits into the memory; at least 1."""
+        return max(1, int(self.memory / (self._clean.row_bytes * each)))
+
+    def again(self, *, inputs: Any = None, input_noise: Sequence[Tensor] | None = None) -> Problem:
+        """Return the same problem to be solved anew, after weights have changed or for another batch or noise.
+
+        Args:
+            inputs: Another batch of the same shape.
+            input_noise: See the class.
+        """
+        return Problem(
+            self.model,
+            self.inputs if inputs is None else inputs,
+            self.target,
+            self.sites,
+            positions=self.asked_positions,
+            memory=self.memory,
+            form=self.form,
+            input_noise=self.input_noise if input_noise is None else input_noise,
+        )
+
+    def _target_of(self, inputs: Any, examples: Tensor) -> Tensor:
+        """Call the model on a batch and return the target of every row."""
+        with ExitStack() as stack:
+            seen = self._taps(stack)
+            if self._head is not None:
+                stack.enter_context(keep_positions(self._head, lambda: self._wanted(examples)))
+            output = call_model(self.model, inputs)
+            logits = self._logits(output, examples, sliced=self._head is not None)
+            return self.target.value(Outputs(output, examples, logits, seen()))
+
     def _point_rows(
-        self, examples: Tensor, shares: Tensor, start: Tensor | float
+        self, examples: Tensor, shares: Tensor, start: Tensor | float, factors: Mapping[Site, Tensor]
     ) -> tuple[Tensor, dict[Site, Tensor], dict[Site, Tensor]]:
         """Run one row for every example and point; return the target, and activations and gradients at the sites."""
         inputs = select_rows(self.inputs, examples, self.count)
@@ -264,35 +339,36 @@ class Problem:
 
         with ExitStack() as stack:
             stack.enter_context(self._noise(lambda: examples))
-            if moved and _has_floats(inputs):
-                inputs = _with_floats(inputs, towards)
+            if moved and has_floats(inputs):
+                inputs = with_floats(inputs, towards)
             elif moved:
                 stack.enter_context(intervene(self.model, embedding_site(self.model), towards))
-            stack.enter_context(intervene(self.model, self.sites[0], _as_leaf))
-            cap = stack.enter_context(capture(self.model, self.sites))
-            seen = self._taps(stack)
-            if self._head is not None:
-                stack.enter_context(keep_positions(self._head, lambda: self._wanted(examples)))
+            if factors:
+                scaled = _Scaled({site: (factors[site], self.positions[site]) for site in factors}, examples)
+                stack.enter_context(intervene(self.model, Sites(factors), scaled))
+            leaves = _Leaves()
+            stack.enter_context(intervene(self.model, self.sites, leaves))
             stack.enter_context(torch.enable_grad())
-            output = call_model(self.model, inputs)
-            logits = self._logits(output, examples, sliced=self._head is not None)
-            value = self.target.value(Outputs(output, examples, logits, seen()))
-        tensors = [cap[site] for site in self.sites]
+            value = self._target_of(inputs, examples)
+        tensors = [leaves.tensor(site) for site in self.sites]
         reached: Sequence[Tensor | None] = [None] * len(tensors)
         if value.requires_grad:
             reached = torch.autograd.grad(value.sum(), tensors, allow_unused=True)
-        activations = {site: self._picked(site, cap[site], examples) for site in self.sites}
+        activations = {
+            site: self._picked(site, tensor, examples, neurons_last=True)
+            for site, tensor in zip(self.sites, tensors, strict=True)
+        }
         slopes = {
             site: torch.zeros_like(activations[site])
             if slope is None
-            else self._picked(site, slope, examples)
+            else self._picked(site, slope, examples, neurons_last=True)
             for site, slope in zip(self.sites, reached, strict=True)
         }
         return value.detach(), activations, slopes
 
-    def _picked(self, site: Site, tensor: Tensor, examples: Tensor) -> Tensor:
+    def _picked(self, site: Site, tensor: Tensor, examples: Tensor, *, neurons_last: bool = False) -> Tensor:
         """Return a site's rows at the positions that are scored, ``(row, position, neuron)``."""
-        flat = _flat(tensor.detach().movedim(site.axis, -1))
+        flat = _flat(tensor.detach() if neurons_last else tensor.detach().movedim(site.axis, -1))
         positions = self.positions[site][examples].to(flat.device)
         picked = flat[torch.arange(len(flat), device=flat.device).unsqueeze(1), positions.clamp(min=0)]
         return picked * (positions >= 0).to(picked).unsqueeze(-1)
@@ -316,7 +392,7 @@ class Problem:
             stack.enter_context(self._noise(lambda: examples))
             cap = stack.enter_context(capture(self.model, self.sites, reduce=self._read))
             seen = self._taps(stack)
-            stack.enter_context(intervene(self.model, self.sites[0], _as_leaf))
+            stack.enter_context(intervene(self.model, self.sites, _Leaves()))
             if head is not None:
                 stack.enter_context(keep_positions(head, lambda: self._wanted(examples)))
             stack.enter_context(torch.enable_grad())
@@ -527,7 +603,7 @@ class Problem:
         given = noise
 
         def add(values: Tensor, call: int | None) -> Tensor:
-            return values + given[examples()].to(values)
+            return values + given[call or 0][examples()].to(values)
 
         return intervene(self.model, embedding_site(self.model), add)
 
@@ -657,6 +733,27 @@ class _Rows(Intervention):
         return change
 
 
+class _Scaled(Intervention):
+    """Multiplies neurons of each row at the positions that are scored."""
+
+    def __init__(self, parts: Mapping[Site, tuple[Tensor, Tensor]], examples: Tensor) -> None:
+        self._parts = parts
+        self._examples = examples
+
+    def at(self, spot: Spot) -> Change:
+        """Return the change for one site."""
+        factors, positions = (part[self._examples] for part in self._parts[spot.site])
+
+        def change(values: Tensor, call: int | None) -> Tensor:
+            flat = _flat(values)
+            chosen = torch.zeros(len(flat), flat.shape[1] + 1, dtype=torch.bool)
+            chosen.scatter_(1, torch.where(positions >= 0, positions, flat.shape[1]), True)
+            chosen = chosen[:, : flat.shape[1]].to(flat.device).unsqueeze(-1)
+            return torch.where(chosen, flat * factors.to(flat).unsqueeze(1), flat).reshape(values.shape)
+
+        return change
+
+
 def _placed(old: Tensor, new: Tensor, positions: Tensor) -> Tensor:
     """Return ``old`` (row, T, neuron) with ``new`` (row, P, neuron) at positions (row, P); -1 is nowhere."""
     rows, length = old.shape[:2]
@@ -686,8 +783,27 @@ def _runs(number: int, entry: int, group: Group, rows: Tensor) -> list[_Item]:
     return items
 
 
-def _as_leaf(values: Tensor, call: int | None) -> Tensor:
-    return values.detach().requires_grad_() if values.is_floating_point() else values
+class _Leaves(Intervention):
+    """Makes the gradient flow from every site, and keeps what it flows to; the values stay as they are."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Site, Tensor] = {}
+
+    def tensor(self, site: Site) -> Tensor:
+        """Return a site's activations with the neurons last, which gradients can be asked for."""
+        return self._kept[site]
+
+    def at(self, spot: Spot) -> Change:
+        """Return the change for one site."""
+
+        def change(values: Tensor, call: int | None) -> Tensor:
+            if not values.is_floating_point():
+                return values
+            kept = values if values.requires_grad else values.detach().requires_grad_()
+            self._kept[spot.site] = kept
+            return kept.clone()  # what follows may overwrite it in place
+
+        return change
 
 
 class _SavedBytes:
@@ -739,23 +855,24 @@ def embedding_site(model: nn.Module) -> Site:
     )
 
 
-def _has_floats(inputs: Any) -> bool:
+def has_floats(inputs: Any) -> bool:
+    """Return whether a batch has floating-point tensors, masks aside."""
     return any(
         tensor.is_floating_point() and not name.endswith("mask']") for name, tensor in tensors_in(inputs)
     )
 
 
-def _with_floats(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def with_floats(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """Return a batch with its floating-point tensors, masks aside, changed."""
     if isinstance(inputs, Tensor):
         return change(inputs) if inputs.is_floating_point() else inputs
     if isinstance(inputs, Mapping):
         return {
-            name: value if str(name).endswith("mask") else _with_floats(value, change)
+            name: value if str(name).endswith("mask") else with_floats(value, change)
             for name, value in inputs.items()
         }
     if isinstance(inputs, tuple | list):
-        return type(inputs)(_with_floats(value, change) for value in inputs)
+        return type(inputs)(with_floats(value, change) for value in inputs)
     return inputs
 
 

@@ -23,6 +23,7 @@ from neuronwise.hooks.model import (
     sequence_first,
     untouched,
 )
+from neuronwise.hooks.replace import replace_outputs
 from neuronwise.hooks.rows import Growth, grow, keep_positions, replicated
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "intervene",
     "keep_positions",
     "refuse_uncatchable",
+    "replace_outputs",
     "replicated",
     "sequence_first",
     "untouched",
