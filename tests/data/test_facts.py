@@ -88,11 +88,13 @@ def _parts(fact):
         ({"id": 4}, "'id' must be text, not int 4"),
         ({"prompt": ["a [Y]"]}, r"no field 'prompt'\. Closest names \(of 9\): prompts"),
         ({"probes": [{"kind": "neighbor", "prompt": "a [Y]", "answer": "b"}]}, "'neighbor'.*neighbour"),
+        ({"probes": [{"kind": [], "prompt": "a [Y]", "answer": "b"}]}, "'kind' must be text"),
         ({"probes": [{"kind": "sister", "prompt": "a", "answer": "b"}]}, "'a' has no slot"),
         ({"probes": [{"kind": "sister", "prompt": "a [Y]"}]}, "probe has no 'answer'"),
         ({"probes": {"kind": "sister"}}, "'probes' must be a list, not dict"),
         ({"probes": ["a"]}, "'probes' must be a list of objects; one of them is str 'a'"),
         ({"contrast": [{"answer": "b"}]}, "fact has no 'prompts'"),
+        ({"contrast": [{**PARIS, "contrast": [PARIS]}]}, "must not have contrast facts itself"),
     ],
 )
 def test_what_cannot_be_a_fact_is_named(values, message):
@@ -109,6 +111,8 @@ def test_a_fact_is_an_object_with_prompts_and_answer():
             Fact.from_dict(values)
     with pytest.raises(FactError, match="'probes' must be a list of Probe objects"):
         Fact(["a [Y]"], "b", probes=[{"kind": "sister"}])
+    with pytest.raises(FactError, match="must not have contrast facts itself"):
+        Fact(["a [Y]"], "b", contrast=[CAPITALS["it"]])
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -202,7 +206,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path):
 
 
 def test_bad_lines_are_counted_by_number_and_the_rest_goes_on(tmp_path):
-    deep = '{"prompts": ["[Y]"], "answer": "b", "contrast": [' * 2000 + "]}" * 2000
+    deep = ['{"prompts": ["[Y]"], "answer": "b", "contrast": [' * n + "]}" * n for n in (3, 400, 9000)]
     path = tmp_path / "mixed.jsonl"
     rows = [
         "\ufeff" + json.dumps(PARIS),
@@ -214,16 +218,17 @@ def test_bad_lines_are_counted_by_number_and_the_rest_goes_on(tmp_path):
         json.dumps(PARIS),
         "[]",
         "null",
-        deep,
+        '{"prompts": ' + "[" * 950 + "]" * 950 + ', "answer": "b"}',
+        *deep,
         json.dumps({**PARIS, "answer": "\ud800"}),
         json.dumps({"prompts": ["Snow is [Y]"], "answer": "white"}),
     ]
     path.write_bytes("\r\n".join(rows).encode() + b"\n\xff\xfe\n")
     found = read_facts(path)
     assert [fact.answer for fact in found] == ["Paris", "green", "white"]
-    assert found.skipped == len(found.problems) == 9
+    assert found.skipped == len(found.problems) == 12
     assert [problem.split(":")[0] for problem in found.problems] == [
-        f"line {n}" for n in (3, 4, 5, 7, 8, 9, 10, 11, 13)
+        f"line {n}" for n in (3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 16)
     ]
     expected = (
         "not valid JSON",
@@ -232,11 +237,13 @@ def test_bad_lines_are_counted_by_number_and_the_rest_goes_on(tmp_path):
         "that of line 1 already",
         "not list",
         "not NoneType",
+        r"list of texts|not valid JSON",
+        "must not have contrast facts itself",
     )
     for problem, text in zip(found.problems, expected, strict=False):
         assert re.search(text, problem), problem
     assert "not UTF-8" in found.problems[-1]
-    assert "9 bad lines skipped" in repr(found) and found.describe()["skipped"] == 9
+    assert "12 bad lines skipped" in repr(found) and found.describe()["skipped"] == 12
 
 
 def test_a_file_without_a_fact_is_an_error(tmp_path):
@@ -419,6 +426,7 @@ def test_counterfact_as_lines_and_as_a_list(tmp_path):
     }
     bad = {**record, "case_id": 4, "requested_rewrite": {**request, "prompt": "Lyon lies in"}}
     worse = {**record, "case_id": 5, "paraphrase_prompts": "Lyon"}
+    worst = {**record, "case_id": [6]}
     expected = Fact(
         ["Lyon lies in [Y]"],
         "France",
@@ -432,12 +440,12 @@ def test_counterfact_as_lines_and_as_a_list(tmp_path):
             Probe("attribute", "Jacmel lies in [Y]", "Haiti"),
         ],
     )
-    (tmp_path / "list.json").write_text(json.dumps([record, bad, worse, {}]))
-    for path in (lines(tmp_path / "lines.jsonl", record, bad, worse, {}), tmp_path / "list.json"):
+    (tmp_path / "list.json").write_text(json.dumps([record, bad, worse, {}, worst]))
+    for path in (lines(tmp_path / "lines.jsonl", record, bad, worse, {}, worst), tmp_path / "list.json"):
         found = facts(path)
-        assert list(found) == [expected] and found.skipped == 3
+        assert list(found) == [expected] and found.skipped == 4
         assert "must have {} once" in found.problems[0] and "'paraphrase_prompts'" in found.problems[1]
-        assert "no field 'requested_rewrite'" in found.problems[2]
+        assert "no field 'requested_rewrite'" in found.problems[2] and "'case_id'" in found.problems[3]
 
 
 # --- fact models
@@ -458,6 +466,7 @@ def test_lists_beside_models_that_are_not_of_that_form(tmp_path):
     for text, message in (
         ("{", "not valid JSON"),
         ("[]", "an object with kind, facts and relations"),
+        ('{"kind": "gpt", "facts": [], "relations": []}', "an object with kind, facts and relations"),
         ('{"kind": "gpt", "facts": [], "relations": {"R": {}}}', r"relation R: no field 'train_patterns'"),
         ('{"kind": "gpt", "facts": [], "relations": {}}', "There is no fact in"),
         ('{"kind": "gpt", "facts": [1], "relations": {}}', "fact 1: no field 'relation'"),
@@ -479,6 +488,9 @@ def test_facts_of_anything(tmp_path):
         facts(tmp_path)
     with pytest.raises(DataError, match="'fact-gpt', 'fact-bert'"):
         facts("fact-gtp")
+    assert facts(bundled("fact-gpt") / "facts.json") == facts("fact-gpt")
+    with pytest.raises(FactError, match="1 could not be used"):
+        facts(lines(tmp_path / "a.jsonl", "x"))
     with pytest.raises(FactError, match="must be an object"):
         facts(["a [Y]"])
 

@@ -45,6 +45,8 @@ def _edit(row: Any) -> Fact:
     if prompt.count("{}") != 1:
         raise FactError(f"the prompt {prompt!r} must have {{}} once, in the subject's place.")
     case, relation = row.get("case_id"), request.get("relation_id", "")
+    if not isinstance(case, int | str | None):
+        raise FactError(f"'case_id' must be a number or text, not {type(case).__name__}.")
     probes = [Probe("neighbour", text, old) for text in _completions(row, "neighborhood_prompts")]
     probes += [Probe("attribute", text, new) for text in _completions(row, "attribute_prompts")]
     return Fact(

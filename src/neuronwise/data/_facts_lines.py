@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -68,9 +69,6 @@ def collect(
         except FactError as error:
             problems.append(f"{where}: {error}")
             continue
-        except RecursionError:
-            problems.append(f"{where}: facts within facts, too deep to read.")
-            continue
         places[fact.id] = where
         facts.append(fact)
     if not facts and (problems or empty):
@@ -118,7 +116,7 @@ def texts_of(row: Any, *names: str) -> list[str]:
     values = [field_of(row, name) for name in names]
     for name, value in zip(names, values, strict=True):
         if not isinstance(value, str) or not value.strip():
-            raise FactError(f"{name!r} must be text, not {value!r}.")
+            raise FactError(f"{name!r} must be text, not {reprlib.repr(value)}.")
     return values
 
 

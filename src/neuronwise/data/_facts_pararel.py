@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,8 @@ def read_fact_model(folder: str | Path) -> Facts:
         whole = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(whole, Mapping) or not {"kind", "facts", "relations"} <= whole.keys():
+    forms = {"kind": str, "facts": list, "relations": dict}
+    if not isinstance(whole, dict) or not all(isinstance(whole.get(k), form) for k, form in forms.items()):
         raise DataError(f"{path} is not the list of a fact model: an object with kind, facts and relations.")
     causal = whole["kind"] == "gpt"
     patterns = {name: _patterns(path, name, entry, causal) for name, entry in whole["relations"].items()}
@@ -205,8 +207,11 @@ def _relation(row: Any) -> Relation:
         raise FactError("'patterns' must be a list of texts.")
     for pattern in patterns:
         if not isinstance(pattern, str) or pattern.count(SLOT) != 1 or pattern.count(_SUBJECT) != 1:
-            raise FactError(f"the pattern {pattern!r} must be text with {_SUBJECT} and {SLOT} once each.")
-    return Relation(name, str(row.get("label", "")), tuple(patterns))
+            raise FactError(
+                f"the pattern {reprlib.repr(pattern)} must be text with {_SUBJECT} and {SLOT} once each."
+            )
+    label = row.get("label", "")
+    return Relation(name, label if isinstance(label, str) else "", tuple(patterns))
 
 
 def _patterns(path: Path, name: str, entry: Any, causal: bool) -> _Split:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,6 +28,8 @@ PROBE_KINDS = (
     "symmetry",
     "synonymy",
 )
+
+_NESTED = "A contrast fact must not have contrast facts itself."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,9 @@ class Probe:
     answer: str
 
     def __post_init__(self) -> None:
+        _check_text("kind", self.kind)
         if self.kind not in PROBE_KINDS:
-            raise FactError(
-                f"There is no kind of probe {self.kind!r}. {closest(str(self.kind), PROBE_KINDS)}"
-            )
+            raise FactError(f"There is no kind of probe {self.kind!r}. {closest(self.kind, PROBE_KINDS)}")
         check_prompt(self.prompt)
         check_answer(self.answer)
 
@@ -87,7 +89,7 @@ class Fact:
         held_out: Further prompts, never used to find or edit anything, only to measure.
         new_answer: What an edit shall put in the answer's place.
         probes: Prompts that show what an edit did beside its aim.
-        contrast: Facts whose neurons shall not count as this one's.
+        contrast: Facts whose neurons shall not count as this one's; they have none themselves.
 
     Raises:
         FactError: If there is no prompt, a prompt has not exactly one slot, or a field is of a wrong form.
@@ -111,6 +113,8 @@ class Fact:
     def __post_init__(self) -> None:
         for name, kind in (("prompts", str), ("held_out", str), ("probes", Probe), ("contrast", Fact)):
             object.__setattr__(self, name, _tuple(name, getattr(self, name), kind))
+        if any(fact.contrast for fact in self.contrast):
+            raise FactError(_NESTED)
         if not self.prompts:
             raise FactError(f"A fact needs at least one prompt, a text with {SLOT} where the answer belongs.")
         for prompt in (*self.prompts, *self.held_out):
@@ -138,9 +142,14 @@ class Fact:
             FactError: If a field is missing, unknown or of a wrong form.
         """
         found = _checked(values, cls, ("prompts", "answer"))
-        for name, make in (("probes", Probe.from_dict), ("contrast", cls.from_dict)):
-            if name in found:
-                found[name] = [make(entry) for entry in _tuple(name, found[name], Mapping)]
+        if "probes" in found:
+            found["probes"] = map(Probe.from_dict, _tuple("probes", found["probes"], Mapping))
+        if "contrast" in found:
+            entries = _tuple("contrast", found["contrast"], Mapping)
+            # Checked before the facts are made, so that no file can nest them without end.
+            if any(entry.get("contrast") for entry in entries):
+                raise FactError(_NESTED)
+            found["contrast"] = map(cls.from_dict, entries)
         return cls(**found)
 
     def _content(self) -> dict[str, Any]:
@@ -213,5 +222,5 @@ def _checked(values: Any, cls: type[Any], required: tuple[str, ...]) -> dict[str
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    # Values out of files may be nested to any depth, which repr would follow.
+    return f"{type(value).__name__} {reprlib.repr(value)}"
