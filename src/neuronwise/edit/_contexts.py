@@ -120,10 +120,11 @@ def last_subject_token(tokenizer: Any, prompt: str, subject: str, row: Sequence[
     before = prompt[: start + len(subject)]
     if SLOT in before:
         before = before.replace(SLOT, tokenizer.mask_token or "<extra_id_0>")
-    ids = list(tokenizer(before)["input_ids"])
-    special = set(tokenizer.all_special_ids)
-    while ids and ids[-1] in special:
-        ids.pop()
+    whole = list(tokenizer(before)["input_ids"])
+    bare = list(tokenizer(before, add_special_tokens=False)["input_ids"])
+    # What the tokenizer adds behind the text does not belong to it.
+    head = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
+    ids = whole[: head + len(bare)]
     same = next((n for n, (one, two) in enumerate(zip(ids, row, strict=False)) if one != two), len(ids))
     # Where a token goes on behind the subject, the first that differs is the one that holds its end.
     return max(min(same, len(ids) - 1), 0) if ids else None
