@@ -64,7 +64,7 @@ def answers_in_context(
     pairs = list(zip(befores, answers, strict=True))
     prefixes = token_ids(tokenizer, [before.rstrip() for before in befores])
     joined = token_ids(tokenizer, [before + answer for before, answer in pairs])
-    found = []
+    found, unknown = [], tokenizer.unk_token_id
     for (before, answer), prefix, whole in zip(pairs, prefixes, joined, strict=True):
         ids = whole[len(prefix) :]
         if whole[: len(prefix)] != prefix or not ids:
@@ -73,7 +73,7 @@ def answers_in_context(
                 f"{_tokens(tokenizer, prefix)}, with the answer {_tokens(tokenizer, whole)}."
                 + ("" if not before or before[-1].isspace() else " A space before the slot may help.")
             )
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        if unknown is not None and unknown in ids:
             raise FactError(
                 f"The tokenizer does not know the answer {answer!r}: it becomes {_tokens(tokenizer, ids)}. "
                 "Choose a word of its vocabulary."
