@@ -621,8 +621,19 @@ class Problem:
 
     @cached_property
     def _paths(self) -> list[str]:
-        """Where rows can join: from the start, "", and at the blocks, in the model's order."""
-        return list(dict.fromkeys(["", *self._entries.values()]))
+        """Where rows can join: from the start, "", and at the blocks, in the model's order.
+
+        All blocks of a list count, also those that no row joins at: what the model hands to each of them (a mask, say)
+        must grow with the rows.
+        """
+        stacks = {path.rpartition(".")[0] for path in self._entries.values() if path}
+        order = [
+            f"{name}.{number}"
+            for name, module in self.model.named_modules()
+            if name in stacks and isinstance(module, nn.ModuleList)
+            for number in range(len(module))
+        ]
+        return ["", *order]
 
     @property
     def form_used(self) -> Form:

@@ -40,6 +40,8 @@ class Growth:
     def enter(self, joining: Tensor, arguments: Any) -> Any:
         """Return a block's arguments with rows for the examples ``joining`` appended to every tensor that has rows."""
         before = len(self.examples)
+        if not len(joining) and before == len(self.start):
+            return arguments
         self.examples = torch.cat([self.examples, joining])
         hidden = _first_tensor(arguments)
         return _mapped(arguments, lambda tensor: self._grown(tensor, before, joining, tensor is hidden))
