@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,13 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from neuronwise.data import Corpus, model_card
 from neuronwise.data import corpus as make_corpus
-from neuronwise.engine import Block, blocks_of, map_reduce
+from neuronwise.engine import Block, blocks_of, map_reduce, progress_bar
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
 from neuronwise.hooks import device_of, refuse_uncatchable, untouched
 from neuronwise.observe._batches import batches_for, explained
@@ -142,7 +139,7 @@ def observe(
         card["sha256"],
     )
     _check_settings(job.settings())
-    with _bar(progress, total) as advance:
+    with progress_bar("Observing", total, shown=progress) as advance:
         observer = map_reduce(
             job,
             blocks_of(total, block_size),
@@ -331,13 +328,3 @@ def _warn_nonfinite(neurons: pd.DataFrame) -> None:
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-@contextmanager
-def _bar(wanted: bool | None, total: int | None) -> Iterator[Callable[[Block], None]]:
-    """Show a progress bar over examples, unless standard error is no terminal."""
-    console = Console(stderr=True)
-    shown = console.is_terminal if wanted is None else wanted
-    with Progress(console=console, disable=not shown, transient=True) as progress:
-        task = progress.add_task("Observing", total=total)
-        yield lambda block: progress.update(task, completed=block[2])

@@ -1,0 +1,213 @@
+"""From what a pass has found to tables: which neurons are shared, how sets overlap, which neurons many facts have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from neuronwise.data import Facts
+from neuronwise.knowledge.selection import Refinement, adapted_share, shared_by
+from neuronwise.sites import Sites
+
+if TYPE_CHECKING:
+    from neuronwise.knowledge.locate import Found
+
+__all__ = ["HUB_SHARE", "tables_of"]
+
+# Dai et al. leave out neurons of more than a tenth of a relation's facts when they update one of them.
+HUB_SHARE = 0.1
+# Of a relation, if at least this part of the facts that have a neuron belongs to it.
+_MOSTLY = 0.8
+
+
+def tables_of(
+    found: Found, facts: Facts, sites: Sites, rule: Refinement, *, eliminated: bool
+) -> dict[str, pd.DataFrame]:
+    """Return the tables of a result."""
+    order = np.argsort(found.numbers, kind="stable")
+    numbers = [found.numbers[at] for at in order]
+    known = pd.DataFrame(
+        {
+            "fact": [facts[number].id for number in numbers],
+            "relation": [facts[number].relation for number in numbers],
+            "subject": [facts[number].subject for number in numbers],
+            "answer": [facts[number].answer for number in numbers],
+        }
+    )
+    names = ("prompts", "p", "log_p", "right", "jaccard", "r1_squared", "gap")
+    figures = np.array([found.figures[at] for at in order])
+    known = known.assign(**{name: figures[:, column] for column, name in enumerate(names)})
+    known["prompts"] = known["prompts"].astype(int)
+    neurons = _neurons([found.entries[at] for at in order], known["fact"].tolist())
+    known["share"], rounds = _shares(known, neurons, rule, eliminated=eliminated)
+    prompts_of = known.set_index("fact")["prompts"]
+    share_of = known.set_index("fact")["share"]
+    needed = prompts_of.loc[neurons["fact"]].to_numpy()
+    neurons["refined"] = True
+    for share in () if eliminated else np.unique(share_of):
+        here = share_of.loc[neurons["fact"]].to_numpy() == share
+        enough = shared_by(neurons["prompts"].to_numpy(), needed, Refinement(float(share), rule.rule))
+        neurons.loc[here, "refined"] = enough[here]
+    refined = neurons[neurons["refined"] & (neurons["side"] == "most")]
+    known["neurons"] = refined.groupby("fact").size().reindex(known["fact"], fill_value=0).to_numpy()
+    member = _membership(refined, known["fact"].tolist(), sites)
+    return {
+        "sites": sites.to_frame(),
+        "facts": known,
+        "fact_neurons": _named(neurons, sites),
+        "relations": _relations(known, member, rounds),
+        "hubs": _hubs(known, member, sites),
+        "fact_problems": pd.DataFrame(
+            [(facts[number].id, reason) for number, reason in sorted(found.problems.items())],
+            columns=["fact", "reason"],
+        ),
+    }
+
+
+def _neurons(entries: list[NDArray[np.float64]], facts: list[str]) -> pd.DataFrame:
+    """Return one row for every neuron kept; ``number`` counts through all sites."""
+    rows = np.concatenate([np.zeros((0, 5)), *entries])
+    frame = pd.DataFrame(rows, columns=["side", "number", "prompts", "score", "rank"])
+    frame.insert(0, "fact", np.repeat(facts, [len(part) for part in entries]))
+    frame["side"] = np.where(frame["side"] == 0, "most", "least")
+    return frame.astype({"number": np.int64, "prompts": np.int64, "rank": np.int64})
+
+
+def _shares(
+    known: pd.DataFrame, neurons: pd.DataFrame, rule: Refinement, *, eliminated: bool
+) -> tuple[NDArray[np.float64], dict[str, tuple[float, int]]]:
+    """Return the share of prompts asked for in each fact, and share and rounds of each relation."""
+    if eliminated:
+        return np.full(len(known), np.nan), {}
+    most = neurons[neurons["side"] == "most"]
+    counts = {fact: part["prompts"].to_numpy() for fact, part in most.groupby("fact")}
+    found = {}
+    for relation, part in known.groupby("relation"):
+        empty = np.zeros(0, dtype=np.int64)
+        each = [counts.get(fact, empty) for fact in part["fact"]]
+        found[str(relation)] = adapted_share(each, part["prompts"].tolist(), rule)
+    return np.array([found[relation][0] for relation in known["relation"]]), found
+
+
+def _named(neurons: pd.DataFrame, sites: Sites) -> pd.DataFrame:
+    """Return the table with site, layer and index in the place of the number."""
+    place, index = _places(neurons["number"].to_numpy(), sites)
+    frame = neurons.drop(columns="number")
+    frame["site"] = np.array([site.name for site in sites], dtype=object)[place]
+    frame["layer"] = pd.array([sites[int(at)].layer for at in place], dtype="Int32")
+    frame["neuron"] = index
+    return frame
+
+
+def _places(numbers: NDArray[np.int64], sites: Sites) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of the site, and the index in it, of neurons counted through all sites."""
+    starts = np.cumsum([0, *(site.width for site in sites)])
+    place = np.searchsorted(starts, numbers, side="right") - 1
+    return place, numbers - starts[place]
+
+
+def _membership(refined: pd.DataFrame, facts: list[str], sites: Sites) -> NDArray[np.float32]:
+    """Return which fact has which neuron, ``(fact, neuron that some fact has)``, with the neurons' numbers on top."""
+    row = {fact: at for at, fact in enumerate(facts)}
+    numbers = np.unique(refined["number"].to_numpy())
+    member = np.zeros((len(facts) + 1, len(numbers)), dtype=np.float32)
+    member[0] = numbers
+    at = np.array([row[fact] for fact in refined["fact"]], dtype=np.int64) + 1
+    member[at, np.searchsorted(numbers, refined["number"].to_numpy())] = 1
+    return member
+
+
+def _relations(
+    known: pd.DataFrame, member: NDArray[np.float32], rounds: dict[str, tuple[float, int]]
+) -> pd.DataFrame:
+    """Return set sizes and overlaps. Pairs are not looped over: a sum over pairs is a square less the diagonal."""
+    sets = member[1:].astype(np.float64)
+    rows = []
+    total = sets.sum(0)
+    for relation, part in known.groupby("relation", sort=True):
+        mine = sets[part.index]
+        inside = mine.sum(0)
+        n, outside = len(mine), len(sets) - len(mine)
+        share, moved = rounds.get(str(relation), (np.nan, 0))
+        rows.append(
+            {
+                "relation": str(relation),
+                "facts": n,
+                "share": share,
+                "rounds": moved,
+                "neurons": mine.sum(1).mean(),
+                "shared_within": (inside @ inside - mine.sum()) / (n * (n - 1)) if n > 1 else np.nan,
+                "jaccard_within": _jaccard_of_pairs(mine),
+                "shared_across": inside @ (total - inside) / (n * outside) if outside else np.nan,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if len(frame) < 2:
+        return frame[frame["relation"] != ""] if len(frame) and frame["relation"].iloc[0] == "" else frame
+    pairs = frame["facts"] * (frame["facts"] - 1)
+    others = frame["facts"] * (len(sets) - frame["facts"])
+    every = {
+        "relation": "",
+        "facts": len(sets),
+        "share": np.nan,
+        "rounds": 0,
+        "neurons": sets.sum(1).mean(),
+        "shared_within": _weighted(frame["shared_within"], pairs),
+        "jaccard_within": _weighted(frame["jaccard_within"], pairs),
+        "shared_across": _weighted(frame["shared_across"], others),
+    }
+    return pd.concat([frame[frame["relation"] != ""], pd.DataFrame([every])], ignore_index=True)
+
+
+def _jaccard_of_pairs(sets: NDArray[np.float64]) -> float:
+    """Return the mean Jaccard index of all pairs of sets; pairs of empty sets count as 1."""
+    n = len(sets)
+    if n < 2:
+        return float("nan")
+    both = sets @ sets.T
+    sizes = sets.sum(1)
+    either = sizes[:, None] + sizes[None] - both
+    index = np.divide(both, either, out=np.ones_like(both), where=either > 0)
+    return float((index.sum() - np.trace(index)) / (n * (n - 1)))
+
+
+def _weighted(values: pd.Series, weights: pd.Series) -> float:
+    known = values.notna() & (weights > 0)
+    return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
+
+
+def _hubs(known: pd.DataFrame, member: NDArray[np.float32], sites: Sites) -> pd.DataFrame:
+    """Return the neurons that more than a tenth of some relation's facts have, and at least two of these."""
+    numbers, sets = member[0].astype(np.int64), member[1:]
+    columns = [
+        "site", "layer", "neuron", "kind", "relation", "facts", "share", "share_of_relation", "relations",
+    ]  # fmt: skip
+    if not len(numbers) or len(sets) < 2:
+        return pd.DataFrame(columns=columns)
+    relations, of = np.unique(known["relation"].to_numpy(dtype=str), return_inverse=True)
+    counts = np.zeros((len(relations), len(numbers)))
+    np.add.at(counts, of, sets)
+    sizes = np.bincount(of)[:, None]
+    most = counts.argmax(0)
+    share_of_relation = (counts / sizes).max(0)
+    facts = counts.sum(0)
+    chosen = np.flatnonzero((share_of_relation > HUB_SHARE) & (counts.max(0) > 1))
+    place, index = _places(numbers[chosen], sites)
+    mostly = counts[most, np.arange(len(numbers))] >= _MOSTLY * facts
+    return pd.DataFrame(
+        {
+            "site": [sites[int(at)].name for at in place],
+            "layer": pd.array([sites[int(at)].layer for at in place], dtype="Int32"),
+            "neuron": index,
+            "kind": np.where(mostly[chosen], "relation", "hub"),
+            "relation": relations[most[chosen]],
+            "facts": facts[chosen].astype(int),
+            "share": facts[chosen] / len(sets),
+            "share_of_relation": share_of_relation[chosen],
+            "relations": (counts[:, chosen] > 0).sum(0),
+        },
+        columns=columns,
+    )
