@@ -44,3 +44,18 @@ def test_plot_shows_every_set():
         "chosen", "random, seed 0", "random, seed 1", "random, seed 2",
     ]  # fmt: skip
     assert ax.get_xlabel() == "Change of next_token_loss"
+
+
+def test_tick_labels_have_room_for_small_changes(tmp_path):
+    """Labels such as −0.025 are wide; the page's figure has room for six."""
+    result = ablation()
+    frame = result.to_frame()
+    small = frame.assign(change=frame["change"] * 0.7 - 0.03)
+    ax = type(result)({"ablation": small}, result.manifest).plot()
+    low, high = ax.get_xlim()
+    assert 2 <= sum(low <= tick <= high for tick in ax.get_xticks()) <= 6
+
+
+def test_a_page_without_controls_does_not_speak_of_them(tmp_path):
+    assert "Shaded" in Page(ablation().report(tmp_path / "a.html")).text
+    assert "Shaded" not in Page(ablation(controls=0).report(tmp_path / "b.html")).text

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from neuronwise.observe import Activity
 from neuronwise.report._examples import Shown, examples, largest, level
@@ -222,6 +222,7 @@ def _classes(frame: pd.DataFrame, row: Any, name: str) -> list[tuple[str, Markup
             ax.axvline(row.get("mean", 0.0), color=WARM, linewidth=1.2, linestyle=(0, (3, 2)))
             more = f"; {left_out} between left out" if left_out > 0 else ""
             ax.set_xlabel(f"Mean activation ± standard error{more}")
+            ax.xaxis.set_major_locator(MaxNLocator(5))  # more would touch each other
             clean(ax)
             ax.grid(visible=False)
             ax.grid(axis="x", color=RULE, linewidth=0.5)

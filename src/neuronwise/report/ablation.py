@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe import Ablation
@@ -94,6 +95,7 @@ def _draw(frame: pd.DataFrame, metric: str, ax: Axes) -> Axes:
     ax.set_yticks(spots, names)
     ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.set_xlabel(f"Change of {metric}")
+    ax.xaxis.set_major_locator(MaxNLocator(5))  # more would touch each other
     clean(ax)
     ax.grid(visible=False)
     ax.grid(axis="x", color=RULE, linewidth=0.5)
