@@ -14,7 +14,6 @@ from neuronwise.attribute import (
     LogProbability,
     NeuronActivation,
     Probability,
-    Problem,
     attribute,
     quadrature,
 )
@@ -103,9 +102,11 @@ def test_a_padded_batch_equals_a_plain_loop_over_layers_nodes_and_single_prompts
     for site in found.sites:
         for example in range(3):
             where = targets_position(found, site, example)
-            plain = by_hand(
-                found.model, alone(found, example), answer_log_p(found, example), site, where
-            ).detach().numpy()
+            plain = (
+                by_hand(found.model, alone(found, example), answer_log_p(found, example), site, where)
+                .detach()
+                .numpy()
+            )
             mine = scores[site][example]
             scale = max(np.abs(plain).max(), 1e-3)
             assert np.abs(mine[: len(where)] - plain).max() <= 1e-12 * scale + 1e-15
@@ -117,7 +118,9 @@ def test_a_padded_batch_equals_a_plain_loop_over_layers_nodes_and_single_prompts
 def test_scores_add_up_with_automatic_nodes(name, joint):
     found = case(name)
     method = IntegratedGradients(joint=joint, tolerance=1e-11)
-    result = attribute(found.model, found.inputs, Probability(found.answers), sites=found.sites, method=method)
+    result = attribute(
+        found.model, found.inputs, Probability(found.answers), sites=found.sites, method=method
+    )
     assert result.gap < 1e-10
     table = result.tables["completeness"]
     if joint:
@@ -129,17 +132,18 @@ def test_scores_add_up_with_automatic_nodes(name, joint):
             rows = table[table["path"] == site.name]
             change = result.value - rows["reference"].to_numpy()
             assert result.scores[site].sum((1, 2)) == pytest.approx(change, abs=1e-10)
-    assert result.converged and np.ptp(table["nodes"]) >= 0 and table["nodes"].min() >= 4
+    assert result.converged and table["nodes"].min() >= 3
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "neox"])
 def test_left_padded_prompts_equal_single_ones(name):
     found = case(name)
     lengths = found.inputs["attention_mask"].sum(1)
+    rows = zip(found.inputs["input_ids"], lengths, strict=True)
     moved = {
-        "input_ids": torch.stack([row.roll(int(9 - n)) for row, n in zip(found.inputs["input_ids"], lengths, strict=True)]),
+        "input_ids": torch.stack([row.roll(int(9 - n)) for row, n in rows]),
         "attention_mask": found.inputs["attention_mask"].flip(1),
-    }  # fmt: skip
+    }
     moved["position_ids"] = (moved["attention_mask"].cumsum(1) - 1).clamp(min=0)
     answers = Answers(found.answers.answers[:, 0], torch.full((3,), 8))
     for form in ("auto", "growing", "wide"):
@@ -153,7 +157,9 @@ def test_left_padded_prompts_equal_single_ones(name):
 def test_pieces_give_the_same_and_respect_the_memory(name):
     found = case(name)
     target = Probability(found.answers)
-    whole = attribute(found.model, found.inputs, target, sites=found.sites, method=IntegratedGradients(nodes=4))
+    whole = attribute(
+        found.model, found.inputs, target, sites=found.sites, method=IntegratedGradients(nodes=4)
+    )
     pieces = attribute(
         found.model, found.inputs, target, sites=found.sites, method=IntegratedGradients(nodes=4), memory=1
     )
@@ -190,13 +196,13 @@ def test_several_positions_equal_the_plain_loop(name):
 
 def test_all_positions_are_those_that_are_real():
     found = case("gpt2")
-    result = attribute(found.model, found.inputs, LogProbability(found.answers), positions="all", method=EXACT)
+    result = attribute(
+        found.model, found.inputs, LogProbability(found.answers), positions="all", method=EXACT
+    )
     for site in result.sites:
         assert (result.positions[site] >= 0).sum(1).tolist() == [9, 7, 8]
         assert not result.scores[site][1, 7:].any()
-    last = attribute(found.model, found.inputs, LogProbability(found.answers), positions=-1, method=EXACT)
-    given = attribute(found.model, found.inputs, LogProbability(found.answers), positions=[8, ], method=EXACT,
-                      ) if False else last  # fmt: skip
+    given = attribute(found.model, found.inputs, LogProbability(found.answers), positions=-1, method=EXACT)
     assert [int(at) for at in given.positions[given.sites[0]][:, 0]] == [8, 6, 7]
 
 
@@ -212,7 +218,8 @@ def test_an_answer_of_several_tokens_is_the_sum_of_their_log_probabilities(name)
     with torch.no_grad():
         logs = found.model(**found.inputs).logits.log_softmax(-1)
     expected = [
-        sum(float(logs[e, p, t]) for p, t in zip(places[e], tokens[e], strict=True) if t >= 0) for e in range(3)
+        sum(float(logs[e, p, t]) for p, t in zip(places[e], tokens[e], strict=True) if t >= 0)
+        for e in range(3)
     ]
     assert result.value == pytest.approx(expected, abs=1e-12)
     assert result.gap < 1e-10
@@ -221,7 +228,10 @@ def test_an_answer_of_several_tokens_is_the_sum_of_their_log_probabilities(name)
     site = found.sites[-1]
 
     def value(output):
-        return output.logits[0, int(places[0, 0])].log_softmax(-1)[4] + output.logits[0, int(places[0, 1])].log_softmax(-1)[7]
+        return (
+            output.logits[0, int(places[0, 0])].log_softmax(-1)[4]
+            + output.logits[0, int(places[0, 1])].log_softmax(-1)[7]
+        )
 
     plain = by_hand(found.model, alone(found, 0), value, site, places[0].tolist(), nodes=32)
     assert np.abs(result.scores[site][0] - plain.detach().numpy()).max() < 1e-9
@@ -240,27 +250,10 @@ def test_the_neurons_of_lower_layers_for_one_further_up(name, form):
         positions=place.unsqueeze(1), form=form,
     )  # fmt: skip
 
-    kept = {}
-
-    def keep(_, args):
-        kept.setdefault("seen", []).append(args[0])
-
-    handle = found.model.get_submodule(above.path).register_forward_pre_hook(keep)
-
-    def value(output):
-        seen = kept.pop("seen")[above.call or 0]
-        return seen[0, place[example], [5, 1]].sum()
-
-    def value_and_forget(inputs):
-        kept.clear()
-        return inputs
-
     for site in lower:
         for example in range(3):
-            kept.clear()
             plain = _taps_by_hand(found, site, example, place, above)
             assert np.abs(result.scores[site][example] - plain).max() < 1e-12
-    handle.remove()
 
 
 def _taps_by_hand(found, site, example, place, above):
@@ -314,7 +307,9 @@ def test_a_function_of_the_users_own_knows_its_examples():
 
 def test_a_plain_network_and_channels_of_a_convolution():
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.GELU(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(12, 2)).double()
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.GELU(), nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(12, 2)
+    ).double()
     x = torch.randn(3, 2, 5, 5, dtype=torch.float64)
     site = Site("2", "input", width=4, axis=1, kind="conv")
     result = attribute(net, x, lambda out, examples: out[:, 1].tanh(), sites=site, method=EXACT)
@@ -337,7 +332,12 @@ def test_ablation_is_suppression_of_one_neuron_at_a_time(name):
     found = case(name)
     site = found.sites[1]
     result = attribute(
-        found.model, found.inputs, Probability(found.answers), sites=Sites([site]), method=Ablation(), memory=20_000
+        found.model,
+        found.inputs,
+        Probability(found.answers),
+        sites=Sites([site]),
+        method=Ablation(),
+        memory=20_000,
     )
     module = found.model.get_submodule(site.path)
     for example, neuron in ((0, 3), (1, 12), (2, 0)):
@@ -354,7 +354,9 @@ def test_ablation_is_suppression_of_one_neuron_at_a_time(name):
 
             handle = module.register_forward_pre_hook(put)
             with torch.no_grad():
-                values.append(answer_log_p(found, example)(call_model(found.model, alone(found, example))).exp())
+                values.append(
+                    answer_log_p(found, example)(call_model(found.model, alone(found, example))).exp()
+                )
             handle.remove()
         column = 0 if not (name == "t5" and site.path.startswith("encoder")) else where
         assert result.scores[site][example, column, neuron] == pytest.approx(
@@ -365,7 +367,9 @@ def test_ablation_is_suppression_of_one_neuron_at_a_time(name):
 def test_suppression_is_a_zeroed_value_slot_at_that_position():
     found = case("gpt2")
     site = found.sites[-1]  # in the last layer only the last position's neurons reach the answer
-    result = attribute(found.model, found.inputs, LogProbability(found.answers), sites=Sites([site]), method="ablation")
+    result = attribute(
+        found.model, found.inputs, LogProbability(found.answers), sites=Sites([site]), method="ablation"
+    )
     before = found.model(**found.inputs).logits.log_softmax(-1)
     weight = found.model.get_parameter(site.writes.parameter)
     with torch.no_grad():
@@ -394,15 +398,25 @@ def test_sites_may_come_in_any_order_and_side_by_side():
     model, x = Two().double(), torch.randn(5, 3, dtype=torch.float64)
     sites = [Site("c", "input", width=4), Site("d", "input", width=4)]
     one = attribute(model, x, lambda out, examples: out, sites=Sites(sites), method="gradient_x_activation")
-    two = attribute(model, x, lambda out, examples: out, sites=Sites(sites[::-1]), method="gradient_x_activation")
+    two = attribute(
+        model, x, lambda out, examples: out, sites=Sites(sites[::-1]), method="gradient_x_activation"
+    )
     for site in sites:
         assert np.array_equal(one.scores[site], two.scores[site]) and one.scores[site].any()
     found = case("blocks")
     back = attribute(
-        found.model, found.inputs, LogProbability(found.answers), sites=Sites(list(found.sites)[::-1]), method="gradient_x_activation"
+        found.model,
+        found.inputs,
+        LogProbability(found.answers),
+        sites=Sites(list(found.sites)[::-1]),
+        method="gradient_x_activation",
     )
     front = attribute(
-        found.model, found.inputs, LogProbability(found.answers), sites=found.sites, method="gradient_x_activation"
+        found.model,
+        found.inputs,
+        LogProbability(found.answers),
+        sites=found.sites,
+        method="gradient_x_activation",
     )
     for site in found.sites:
         assert np.abs(front.scores[site] - back.scores[site]).max() < 1e-15
@@ -442,20 +456,26 @@ def test_rows_that_do_not_stay_apart_are_found_out():
 def test_rows_of_one_group_come_back_in_their_order_whatever_the_pieces():
     found = case("gpt2")
     site = found.sites[0]
-    target = LogProbability(found.answers)
     examples = torch.tensor([2, 0, 1, 1, 0, 2, 2])
     values = {}
     for memory in (1, 1 << 30):
         for form in ("growing", "wide", "prefix"):
-            answers = Answers(found.answers.answers, found.answers.positions)
-            problem = solved(found.model, found.inputs, LogProbability(answers), Sites([site]), memory=memory, form=form)
-            given = problem.activations[site][examples] * torch.linspace(0, 1, 7, dtype=torch.float64).reshape(7, 1, 1)
+            problem = solved(
+                found.model,
+                found.inputs,
+                LogProbability(found.answers),
+                Sites([site]),
+                memory=memory,
+                form=form,
+            )
+            given = problem.activations[site][examples] * torch.linspace(
+                0, 1, 7, dtype=torch.float64
+            ).reshape(7, 1, 1)
             (result,) = problem.evaluate([Group(examples, {site: given})])
             values[memory, form] = torch.cat([result.value, result.gradients[site].flatten()])
     first = values.pop((1, "growing"))
     for other in values.values():
         assert torch.allclose(first, other, rtol=0, atol=1e-13)
-    assert isinstance(target, LogProbability) and Problem is not None
 
 
 def test_forms_that_do_not_exist_or_do_not_fit():

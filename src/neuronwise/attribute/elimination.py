@@ -101,7 +101,7 @@ def _first_order(problem: Problem, keep: Tensor, group: Tensor) -> tuple[Tensor,
 
 
 def _run(problem: Problem, keep: Tensor, group: Tensor) -> tuple[Tensor, Mapping[Site, Tensor]]:
-    parts = keep[group].split([site.width for site in problem.sites], 1)
+    parts = torch.split(keep[group], [site.width for site in problem.sites], 1)
     found = problem.along_input(factors=dict(zip(problem.sites, parts, strict=True)))
     products = {
         site: (found.activations[site][:, 0].double() * found.gradients[site][:, 0].double()).sum(1).cpu()

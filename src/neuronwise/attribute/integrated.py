@@ -17,7 +17,7 @@ from neuronwise.sites import Site
 
 __all__ = ["IntegratedGradients"]
 
-_FIRST, _MOST = 4, 64
+_FIRST, _MOST = 3, 96
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class IntegratedGradients(Method):
         joint: Move the neurons of all sites together: one path, one sum for the whole map, scores of different layers
             comparable, and the cost does not grow with the square of the number of layers.
         rule: The quadrature, a name in :data:`neuronwise.attribute.RULES`.
-        nodes: Number of nodes; None doubles it from 4 (at most 64) for each example and layer until the completeness
+        nodes: Number of nodes; None doubles it from 3 (at most 96) for each example and layer until the completeness
             gap is small enough.
         tolerance: The largest gap accepted with ``nodes=None``, as a part of the largest F(w) - F(r) of the example.
 
@@ -59,25 +59,26 @@ class IntegratedGradients(Method):
         paths: list[tuple[Site, ...]] = [(site,) for site in problem.sites]
         if self.joint:
             paths = [tuple(problem.sites)]
-        start = _at_reference(problem, reference, paths)
-        drops = problem.value - start  # (path, example)
         count = self.nodes or _FIRST
         totals = {site: torch.zeros_like(w, dtype=torch.float64) for site, w in problem.activations.items()}
-        used = torch.zeros(drops.shape, dtype=torch.long)
-        gaps = torch.zeros(drops.shape, dtype=torch.float64)
-        open_ = torch.ones(drops.shape, dtype=torch.bool)
+        shape = (len(paths), problem.count)
+        used = torch.zeros(shape, dtype=torch.long)
+        gaps = torch.zeros(shape, dtype=torch.float64)
+        open_ = torch.ones(shape, dtype=torch.bool)
+        # The target at the reference is had from rows of the first run: another one would cost as much again.
+        start = self._integrate(problem, reference, paths, count, open_, totals, first=True)
+        drops = problem.value - start  # (path, example)
+        accepted = self._accepted(problem, drops).cpu()
         while True:
-            self._integrate(problem, reference, paths, count, open_, totals)
             sums = torch.stack([sum_of(totals, path) for path in paths])
             gaps = torch.where(open_, sums.cpu() - drops.double().cpu(), gaps)
             used[open_] = count
-            if self.nodes is not None:
-                break
-            open_ &= gaps.abs() > self._accepted(problem, drops).cpu()
-            if not open_.any() or count >= _MOST:
+            open_ &= gaps.abs() > accepted
+            if self.nodes is not None or not open_.any() or count >= _MOST:
                 break
             count *= 2
-        converged = gaps.abs() <= self._accepted(problem, drops).cpu()
+            self._integrate(problem, reference, paths, count, open_, totals)
+        converged = gaps.abs() <= accepted
         return Scores(totals, paths=paths, start=start.cpu(), gap=gaps, nodes=used, converged=converged)
 
     def _integrate(
@@ -88,8 +89,14 @@ class IntegratedGradients(Method):
         count: int,
         wanted: Tensor,
         totals: dict[Site, Tensor],
-    ) -> None:
-        """Put the sums of a rule with ``count`` nodes in place for the paths and examples wanted."""
+        *,
+        first: bool = False,
+    ) -> Tensor:
+        """Put the sums of a rule with ``count`` nodes in place for the paths and examples wanted.
+
+        Returns:
+            If it is the first run, the target with a path's sites at their reference, ``(path, example)``.
+        """
         points, weights = (torch.from_numpy(part) for part in quadrature(self.rule, count))
         groups, chosen = [], []
         for path, which in zip(paths, wanted, strict=True):
@@ -97,13 +104,22 @@ class IntegratedGradients(Method):
             if len(examples):
                 groups.append(_on_path(problem, reference, path, examples, points))
                 chosen.append((path, examples))
-        for (path, examples), found in zip(chosen, problem.evaluate(groups), strict=True):
+        if first:
+            every = torch.arange(problem.count)
+            groups += [
+                Group(every, {site: reference[site] for site in path}, gradients=False) for path in paths
+            ]
+        evaluated = problem.evaluate(groups)
+        for (path, examples), found in zip(chosen, evaluated, strict=False):
             for site in path:
                 slopes = found.gradients[site].double()
                 slopes = slopes.reshape(len(examples), count, *slopes.shape[1:])
                 mean = torch.einsum("ekpn,k->epn", slopes, weights.to(slopes.device))
                 moved = problem.activations[site][examples].double() - reference[site][examples].double()
                 totals[site][examples] = moved * mean
+        if not first:
+            return torch.empty(0)
+        return torch.stack([found.value for found in evaluated[len(chosen) :]])
 
     def _accepted(self, problem: Problem, drops: Tensor) -> Tensor:
         """Return the gap accepted for every path and example: the tolerance, but not below what rounding allows."""
@@ -115,15 +131,6 @@ class IntegratedGradients(Method):
 def sum_of(totals: Mapping[Site, Tensor], path: tuple[Site, ...]) -> Tensor:
     """Return the sum of all scores of some sites, ``(example,)``."""
     return torch.stack([totals[site].sum((1, 2)) for site in path]).sum(0)
-
-
-def _at_reference(
-    problem: Problem, reference: Mapping[Site, Tensor], paths: list[tuple[Site, ...]]
-) -> Tensor:
-    """Return the target with a path's sites at their reference, ``(path, example)``."""
-    every = torch.arange(problem.count)
-    groups = [Group(every, {site: reference[site] for site in path}) for path in paths]
-    return torch.stack([found.value for found in problem.evaluate(groups, gradients=False)])
 
 
 def _on_path(

@@ -43,7 +43,6 @@ __all__ = [
     "Evaluated",
     "Group",
     "Problem",
-    "embedding_site",
     "frozen_parameters",
     "has_floats",
     "with_floats",
@@ -60,10 +59,12 @@ class Group:
     Args:
         examples: For every row, the number of the example it is a variant of, int64 ``(row,)``.
         values: The values at the chosen positions, ``{site: (row, position, neuron)}``.
+        gradients: Whether gradients by these values are wanted; without, its gradients are 0.
     """
 
     examples: Tensor
     values: Mapping[Site, Tensor]
+    gradients: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class _Item:
     examples: Tensor
     values: Mapping[Site, Tensor]
     entry: int
+    gradients: bool
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,8 @@ class Problem:
             examples (negative ones count from the last real token), or int64 ``(example, position)``.
         memory: How many bytes the activations kept for a backward pass may take.
         form: ``"auto"``, ``"prefix"``, ``"growing"`` or ``"wide"``; see ``docs/explanation``.
-        input_noise: Added to the output of the input embedding, ``(example, position, width)``: one tensor for each
-            time that it runs in a forward pass (twice in an encoder-decoder).
+        input_noise: Added to the outputs of the input embeddings, for each of :attr:`embeddings` one tensor
+            ``(example, position, width)`` a call.
 
     Raises:
         InvalidArgumentError: If an argument does not fit.
@@ -152,7 +154,7 @@ class Problem:
         positions: PositionsLike = None,
         memory: int = 1 << 30,
         form: Form = "auto",
-        input_noise: Sequence[Tensor] | None = None,
+        input_noise: Mapping[Site, Sequence[Tensor]] | None = None,
     ) -> None:
         refuse_uncatchable(model)
         forms = ("auto", "prefix", "growing", "wide")
@@ -294,7 +296,9 @@ class Problem:
         """Return for how many examples, with so many rows each, a backward pass fits into the memory; at least 1."""
         return max(1, int(self.memory / (self._clean.row_bytes * each)))
 
-    def again(self, *, inputs: Any = None, input_noise: Sequence[Tensor] | None = None) -> Problem:
+    def again(
+        self, *, inputs: Any = None, input_noise: Mapping[Site, Sequence[Tensor]] | None = None
+    ) -> Problem:
         """Return the same problem to be solved anew, after weights have changed or for another batch or noise.
 
         Args:
@@ -342,7 +346,7 @@ class Problem:
             if moved and has_floats(inputs):
                 inputs = with_floats(inputs, towards)
             elif moved:
-                stack.enter_context(intervene(self.model, embedding_site(self.model), towards))
+                stack.enter_context(intervene(self.model, self.embeddings, towards))
             if factors:
                 scaled = _Scaled({site: (factors[site], self.positions[site]) for site in factors}, examples)
                 stack.enter_context(intervene(self.model, Sites(factors), scaled))
@@ -507,15 +511,19 @@ class Problem:
             joining[self._paths[item.entry]].append(local[item.examples])
             starts[at], stop = stop, stop + len(item.examples)
             for site, values in item.values.items():
-                leaf = values.detach().clone().requires_grad_(gradients)
-                leaves[at, site] = leaf
+                leaf = values.detach().clone().requires_grad_(gradients and item.gradients)
+                if leaf.requires_grad:
+                    leaves[at, site] = leaf
                 rows.put(site, starts[at], leaf, self._where(site, item.examples, form))
         value = self._forward(form, base, joining, rows, gradients=gradients)
         self._compare(value[: len(base)].detach(), base)
         self._count(form, items, len(base), gradients=gradients)
         found: list[dict[Site, Tensor]] = [{} for _ in items]
-        if gradients and value.requires_grad:  # it does not where the target looks at nothing above the sites
-            slopes = torch.autograd.grad(value[len(base) :].sum(), list(leaves.values()), allow_unused=True)
+        if leaves and value.requires_grad:  # it does not where the target looks at nothing above the sites
+            wanted = [
+                value[starts[at] : starts[at] + len(items[at].examples)] for at in {at for at, _ in leaves}
+            ]
+            slopes = torch.autograd.grad(torch.cat(wanted).sum(), list(leaves.values()), allow_unused=True)
             for (at, site), slope in zip(leaves, slopes, strict=True):
                 if slope is not None:
                     found[at][site] = slope
@@ -600,12 +608,20 @@ class Problem:
         noise = self.input_noise
         if noise is None:
             return ExitStack()  # type: ignore[return-value] # a context that does nothing
-        given = noise
+        return intervene(self.model, Sites(list(noise)), _Noise(noise, examples))
 
-        def add(values: Tensor, call: int | None) -> Tensor:
-            return values + given[call or 0][examples()].to(values)
+    @cached_property
+    def embeddings(self) -> Sites:
+        """The outputs of the modules that look up the input embedding; several where encoder and decoder share it.
 
-        return intervene(self.model, embedding_site(self.model), add)
+        Raises:
+            InvalidArgumentError: If there is none.
+        """
+        sites = _embedding_sites(self.model)
+        with torch.no_grad(), capture(self.model, sites, reduce=lambda site, tensor: True) as cap:
+            call_model(self.model, self.inputs)
+        self.cost.forwards += self.count
+        return Sites([site for site in sites if site in cap])
 
     def _compare(self, value: Tensor, base: Tensor) -> None:
         """See that sharing layers has not changed the target: rows must not know of each other."""
@@ -694,8 +710,24 @@ class Problem:
             self.cost.forwards += base * (1 - per_token)
         rows = sum(len(item.examples) * self._share(item.entry) for item in items)
         self.cost.forwards += (rows + base) * per_token
-        self.cost.backwards += rows * per_token * gradients
+        if gradients:
+            with_gradients = [item for item in items if item.gradients]
+            rows_back = sum(len(item.examples) * self._share(item.entry) for item in with_gradients)
+            self.cost.backwards += rows_back * per_token
         self.cost.largest = max(self.cost.largest, rows + base)
+
+
+class _Noise(Intervention):
+    """Adds noise to the outputs of the input embeddings."""
+
+    def __init__(self, noise: Mapping[Site, Sequence[Tensor]], examples: Callable[[], Tensor]) -> None:
+        self._noise = noise
+        self._examples = examples
+
+    def at(self, spot: Spot) -> Change:
+        """Return the change for one embedding."""
+        given = self._noise[spot.site]
+        return lambda values, call: values + given[call or 0][self._examples()].to(values)
 
 
 class _Rows(Intervention):
@@ -790,7 +822,7 @@ def _runs(number: int, entry: int, group: Group, rows: Tensor) -> list[_Item]:
     for part in torch.tensor_split(rows, breaks):
         where = slice(int(part[0]), int(part[-1]) + 1)
         values = {site: given[where] for site, given in group.values.items()}
-        items.append(_Item(number, where, group.examples[where], values, entry))
+        items.append(_Item(number, where, group.examples[where], values, entry, group.gradients))
     return items
 
 
@@ -848,21 +880,21 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def embedding_site(model: nn.Module) -> Site:
-    """Return the output of the model's input embedding as a site.
-
-    Raises:
-        InvalidArgumentError: If the model has none.
-    """
+def _embedding_sites(model: nn.Module) -> Sites:
+    """Return the outputs of all modules that have the weight of the model's input embedding."""
     method = getattr(model, "get_input_embeddings", None)
     layer = method() if callable(method) else None
-    for path, module in model.named_modules():
-        if module is layer or (layer is None and isinstance(module, nn.Embedding)):
-            weight = getattr(module, "weight", None)
-            if isinstance(weight, Tensor):
-                return Site(path, "output", width=int(getattr(module, "embedding_dim", weight.shape[-1])))
-    raise InvalidArgumentError(
-        f"{type(model).__name__} has no input embedding. Give it floating-point inputs."
+    if layer is None:
+        layer = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor):
+        raise InvalidArgumentError(
+            f"{type(model).__name__} has no input embedding. Give it floating-point inputs."
+        )
+    return Sites(
+        Site(path, "output", width=int(getattr(module, "embedding_dim", weight.shape[-1])))
+        for path, module in model.named_modules()
+        if module is layer or (isinstance(module, nn.Embedding) and module.weight is weight)
     )
 
 
