@@ -5,6 +5,7 @@ from neuronwise.knowledge.effect import Effect, amplify, measure_effect, suppres
 from neuronwise.knowledge.locate import locate
 from neuronwise.knowledge.located import KnowledgeNeurons
 from neuronwise.knowledge.map import KnowledgeMap, knowledge_map
+from neuronwise.knowledge.noise import noise_level, smoothed
 from neuronwise.knowledge.redundancy import Redundancy, redundancy
 from neuronwise.knowledge.selection import Refinement, coarse
 
@@ -20,7 +21,9 @@ __all__ = [
     "knowledge_map",
     "locate",
     "measure_effect",
+    "noise_level",
     "r1_squared",
     "redundancy",
+    "smoothed",
     "suppress",
 ]

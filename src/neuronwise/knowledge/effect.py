@@ -176,7 +176,8 @@ def measure_effect(
 
     Kinds of prompts. *own*: the fact's prompts; *held_out*: its held-out ones; *sister*: facts of the same relation
     with another answer; *other*: facts of other relations; *unrelated*: prompts given; and probes of the kinds
-    *neighbour*, *sister* and *unrelated* that the fact has. Of other facts a held-out prompt is asked, where there is one.
+    *neighbour*, *sister* and *unrelated* that the fact has. Of other facts a held-out prompt is asked, where there is
+    one.
 
     Averages, over facts that all weigh the same, with the 95 % interval of the bootstrap over facts:
 

@@ -267,12 +267,10 @@ def _nodes(neurons: NeuronSet | int, scores: Mapping[Site, NDArray[np.float64]],
     if isinstance(neurons, NeuronSet):
         if not len(neurons):
             raise InvalidArgumentError("There is no neuron to put into the map: the set is empty.")
-        own = {sites[site.name]: neurons.indices(site) for site in neurons.sites}
-        given = {sites[site.name]: neurons.scores(site) for site in neurons.sites}
-        values = {
-            site: scores[site][indices] if given[site] is None else given[site]
-            for site, indices in own.items()
-        }
+        own, values = {}, {}
+        for site in neurons.sites:
+            place, indices, given = sites[site.name], neurons.indices(site), neurons.scores(site)
+            own[place], values[place] = indices, scores[place][indices] if given is None else given
         return NeuronSet.of(own, scores=values)
     if neurons < 1:
         raise InvalidArgumentError(f"A map needs at least 1 neuron of each layer, not {neurons}.")

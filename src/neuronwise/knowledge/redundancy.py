@@ -157,7 +157,8 @@ def redundancy(
     p = float(np.exp(measured.log_p).mean())
     falls = p - np.exp(measured.log_p_after[0]).mean(1)
     parameters = {
-        "p": p, "k": k, "keep": keep, "lose": lose, "share": share, "prompts": len(prompts), "tolerance": tolerance, "multi_token": multi_token,
+        "p": p, "k": k, "keep": keep, "lose": lose, "share": share, "prompts": len(prompts), "tolerance": tolerance,
+        "multi_token": multi_token,
         "gap": float(found.gap.abs().max()), "sites": [site.name for site in places],
     }  # fmt: skip
     manifest = Manifest(
