@@ -70,8 +70,16 @@ def _build(name: str) -> nn.Module:
         return tf.BertForMaskedLM(tf.BertConfig(**small, intermediate_size=14, max_position_embeddings=16))
     if name == "gpt2":
         return tf.GPT2LMHeadModel(
-            tf.GPT2Config(n_embd=8, n_layer=3, n_head=2, vocab_size=VOCABULARY, n_inner=14, n_positions=16,
-                          bos_token_id=0, eos_token_id=0)  # fmt: skip
+            tf.GPT2Config(
+                n_embd=8,
+                n_layer=3,
+                n_head=2,
+                vocab_size=VOCABULARY,
+                n_inner=14,
+                n_positions=16,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
         )
     if name == "llama":
         return tf.LlamaForCausalLM(
@@ -83,8 +91,16 @@ def _build(name: str) -> nn.Module:
         )
     if name == "t5":
         return tf.T5ForConditionalGeneration(
-            tf.T5Config(d_model=8, d_kv=4, d_ff=14, num_layers=2, num_heads=2, vocab_size=VOCABULARY,
-                        decoder_start_token_id=0, feed_forward_proj="gated-gelu")  # fmt: skip
+            tf.T5Config(
+                d_model=8,
+                d_kv=4,
+                d_ff=14,
+                num_layers=2,
+                num_heads=2,
+                vocab_size=VOCABULARY,
+                decoder_start_token_id=0,
+                feed_forward_proj="gated-gelu",
+            )
         )
     if name == "albert":
         return tf.AlbertForMaskedLM(
@@ -137,11 +153,16 @@ def sites_of(name: str, model: nn.Module) -> Sites:
         return find_sites(model)
     return Sites(
         Site(
-            f"layers.{i}.down", "input", width=14, layer=i, stack="layers", kind="ffn",
+            f"layers.{i}.down",
+            "input",
+            width=14,
+            layer=i,
+            stack="layers",
+            kind="ffn",
             writes=WeightSlice(f"layers.{i}.down.weight", 1, 0, 14, "out"),
         )
         for i in range(len(model.layers))
-    )  # fmt: skip
+    )
 
 
 class Logistic(nn.Module):
@@ -176,7 +197,9 @@ class Memory(nn.Module):
         super().__init__()
         subjects, relations = objects.shape
         self.subjects = subjects
-        self.keys = nn.ModuleList(nn.Linear(subjects + relations, subjects * relations) for _ in range(copies))
+        self.keys = nn.ModuleList(
+            nn.Linear(subjects + relations, subjects * relations) for _ in range(copies)
+        )
         self.values = nn.ModuleList(nn.Linear(subjects * relations, vocabulary) for _ in range(copies))
         self.vocabulary = vocabulary
         with torch.no_grad():
@@ -221,6 +244,19 @@ def solved(model: nn.Module, inputs: Any, target: Target, sites: Sites, **option
 LN3 = math.log(3)
 
 __all__ = [
-    "FAMILIES", "LN3", "LOGISTIC", "VOCABULARY", "Blocks", "Case", "Logistic", "Memory", "build", "case",
-    "frozen_parameters", "memory", "sites_of", "solved", "untouched",
-]  # fmt: skip
+    "FAMILIES",
+    "LN3",
+    "LOGISTIC",
+    "VOCABULARY",
+    "Blocks",
+    "Case",
+    "Logistic",
+    "Memory",
+    "build",
+    "case",
+    "frozen_parameters",
+    "memory",
+    "sites_of",
+    "solved",
+    "untouched",
+]

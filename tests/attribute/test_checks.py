@@ -31,7 +31,9 @@ def of(model, x, target, sites, method, **options):
 
 
 def logistic(method, **options):
-    (scores,), found = of(Logistic().double(), HALF, lambda output, examples: output, LOGISTIC, method, **options)
+    (scores,), found = of(
+        Logistic().double(), HALF, lambda output, examples: output, LOGISTIC, method, **options
+    )
     return scores, found
 
 
@@ -152,9 +154,7 @@ def test_log_probability_increase_of_one_value():
         writes=WeightSlice("blocks.0.1.weight", 1, 0, 1, "out"),
     )  # fmt: skip
     x = torch.ones(1, 1, 1, dtype=torch.float64)
-    (scores,), _ = of(
-        Adder().double(), x, answer(0), Sites([site]), LogProbabilityIncrease(final_norm="")
-    )
+    (scores,), _ = of(Adder().double(), x, answer(0), Sites([site]), LogProbabilityIncrease(final_norm=""))
     assert scores == pytest.approx([0.405465], abs=1e-6)
 
 
@@ -205,7 +205,13 @@ class TestConductance:
 def test_deeplift_is_exact_between_elementwise_modules():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 1)
+        nn.Linear(3, 5),
+        nn.Tanh(),
+        nn.Linear(5, 4),
+        nn.GELU(),
+        nn.Linear(4, 4),
+        nn.ReLU(inplace=True),
+        nn.Linear(4, 1),
     ).double()
     x = torch.randn(6, 3, dtype=torch.float64)
     sites = Sites([Site("2", "input", width=5), Site("4", "input", width=4)])

@@ -116,6 +116,7 @@ def attribute(
             memory=memory,
             form=form,
         )
+        problem.value  # noqa: B018 - the model must not run later: only here is it in evaluation mode
         scores = score(problem, chosen, reference)
     return _result(model, problem, chosen, scores, reference)
 

@@ -31,6 +31,9 @@ class Conductance(Method):
     the input does to the target passes through the site at the positions scored: a whole layer of a plain network. It
     need not where something passes beside it: the residual stream passes by every feed-forward layer of a transformer.
 
+    Where a norm follows the input at once (the RMSNorm of Llama and T5), the network turns within a hair's breadth of a
+    start at zero, which no number of steps resolves: give another start, such as the mean embedding, for such models.
+
     Args:
         steps: Number of steps.
         start: The start input, a number or a tensor that broadcasts: of the floating-point inputs or, where there are

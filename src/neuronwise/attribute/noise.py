@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuronwise.attribute.integrated import IntegratedGradients
 from neuronwise.attribute.method import Method, Scores
-from neuronwise.attribute.problem import Problem, embedding_site, has_floats, with_floats
+from neuronwise.attribute.problem import Problem, has_floats, with_floats
 from neuronwise.attribute.reference import Reference
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks import capture
@@ -175,16 +175,14 @@ def _noisy_inputs(
     problem: Problem, solve: _Solve, samples: int, std: float, drawn: torch.Generator
 ) -> Iterator[Scores]:
     floats = has_floats(problem.inputs)
-    clean = [] if floats else _embedded(problem)
+    clean = {} if floats else _embedded(problem)
     for _ in range(samples):
         if floats:
             noisy = problem.again(
                 inputs=with_floats(problem.inputs, lambda values: values + _noise(values, std, drawn))
             )
         else:
-            noise = [_noise(values, std, drawn) for values in clean]
-            if problem.input_noise is not None:
-                noise = [one + other for one, other in zip(noise, problem.input_noise, strict=True)]
+            noise = {site: [_noise(values, std, drawn) for values in calls] for site, calls in clean.items()}
             noisy = problem.again(input_noise=noise)
         yield _solved(problem, noisy, solve)
 
@@ -197,12 +195,11 @@ def _solved(problem: Problem, noisy: Problem, solve: _Solve) -> Scores:
     return found
 
 
-def _embedded(problem: Problem) -> list[Tensor]:
-    """Return what the input embedding gives, once for each time that it runs."""
-    site = embedding_site(problem.model)
-    with torch.no_grad(), capture(problem.model, site, copy=True) as cap:
+def _embedded(problem: Problem) -> dict[Site, list[Tensor]]:
+    """Return what the input embeddings give, once for each time that they run."""
+    with torch.no_grad(), capture(problem.model, problem.embeddings, copy=True) as cap:
         problem.run()
-    return [*cap.calls(site)]
+    return {site: cap.calls(site) for site in problem.embeddings}
 
 
 def _noise(like: Tensor, std: float, drawn: torch.Generator) -> Tensor:

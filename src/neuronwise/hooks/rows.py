@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks._tap import _Hook
 from neuronwise.hooks.model import refuse_uncatchable
 
@@ -99,11 +100,18 @@ def keep_positions(module: nn.Module, positions: Callable[[], Tensor]) -> Iterat
     Args:
         module: A module that treats positions apart, such as the unembedding.
         positions: Returns the positions wanted of each row, int64 ``(row, wanted)``; called when the module runs.
+
+    Raises:
+        InvalidArgumentError: If the module runs and there is no such position.
     """
 
     def select(args: tuple[Any, ...]) -> tuple[Any, ...]:
         first, *rest = args
         chosen = positions().to(first.device)
+        if int(chosen.max()) >= first.shape[1]:
+            raise InvalidArgumentError(
+                f"The target reads the logits at position {int(chosen.max())}; there are {first.shape[1]} positions."
+            )
         rows = torch.arange(len(chosen), device=first.device).unsqueeze(1)
         return (first[rows, chosen], *rest)
 
