@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import sparse
 
 from neuronwise.data import Facts
 from neuronwise.knowledge.selection import Refinement, adapted_share, shared_by
@@ -21,6 +22,7 @@ __all__ = ["HUB_SHARE", "tables_of"]
 HUB_SHARE = 0.1
 # Of a relation, if at least this part of the facts that have a neuron belongs to it.
 _MOSTLY = 0.8
+_SETS_AT_ONCE = 512
 
 
 def tables_of(
@@ -53,13 +55,13 @@ def tables_of(
         neurons.loc[here, "refined"] = enough[here]
     refined = neurons[neurons["refined"] & (neurons["side"] == "most")]
     known["neurons"] = refined.groupby("fact").size().reindex(known["fact"], fill_value=0).to_numpy()
-    member = _membership(refined, known["fact"].tolist(), sites)
+    numbers_of, member = _membership(refined, known["fact"].tolist())
     return {
         "sites": sites.to_frame(),
         "facts": known,
         "fact_neurons": _named(neurons, sites),
         "relations": _relations(known, member, rounds),
-        "hubs": _hubs(known, member, sites),
+        "hubs": _hubs(known, member, numbers_of, sites),
         "fact_problems": pd.DataFrame(
             [(facts[number].id, reason) for number, reason in sorted(found.problems.items())],
             columns=["fact", "reason"],
@@ -82,6 +84,8 @@ def _shares(
     """Return the share of prompts asked for in each fact, and share and rounds of each relation."""
     if eliminated:
         return np.full(len(known), np.nan), {}
+    if rule.size is None:
+        return np.full(len(known), rule.share), dict.fromkeys(known["relation"].astype(str), (rule.share, 0))
     most = neurons[neurons["side"] == "most"]
     counts = {fact: part["prompts"].to_numpy() for fact, part in most.groupby("fact")}
     found = {}
@@ -109,28 +113,33 @@ def _places(numbers: NDArray[np.int64], sites: Sites) -> tuple[NDArray[np.int64]
     return place, numbers - starts[place]
 
 
-def _membership(refined: pd.DataFrame, facts: list[str], sites: Sites) -> NDArray[np.float32]:
-    """Return which fact has which neuron, ``(fact, neuron that some fact has)``, with the neurons' numbers on top."""
+def _membership(refined: pd.DataFrame, facts: list[str]) -> tuple[NDArray[np.int64], sparse.csr_array]:
+    """Return the neurons that some fact has, and which fact has which, ``(fact, neuron)``, 1 or 0.
+
+    Sparse, as tens of thousands of facts have a handful each of as many neurons.
+    """
     row = {fact: at for at, fact in enumerate(facts)}
-    numbers = np.unique(refined["number"].to_numpy())
-    member = np.zeros((len(facts) + 1, len(numbers)), dtype=np.float32)
-    member[0] = numbers
-    at = np.array([row[fact] for fact in refined["fact"]], dtype=np.int64) + 1
-    member[at, np.searchsorted(numbers, refined["number"].to_numpy())] = 1
-    return member
+    numbers, column = np.unique(refined["number"].to_numpy(), return_inverse=True)
+    at = np.array([row[fact] for fact in refined["fact"]], dtype=np.int64)
+    shape = (len(facts), len(numbers))
+    return numbers, sparse.csr_array((np.ones(len(at)), (at, column)), shape=shape)
 
 
 def _relations(
-    known: pd.DataFrame, member: NDArray[np.float32], rounds: dict[str, tuple[float, int]]
+    known: pd.DataFrame, member: sparse.csr_array, rounds: dict[str, tuple[float, int]]
 ) -> pd.DataFrame:
-    """Return set sizes and overlaps. Pairs are not looped over: a sum over pairs is a square less the diagonal."""
-    sets = member[1:].astype(np.float64)
+    """Return set sizes and overlaps. Pairs are not looped over: a sum over pairs is a square less the diagonal.
+
+    Facts without a relation belong to none: they count in the last row, and as facts of another relation only.
+    """
     rows = []
-    total = sets.sum(0)
+    total = np.asarray(member.sum(axis=0))
     for relation, part in known.groupby("relation", sort=True):
-        mine = sets[part.index]
-        inside = mine.sum(0)
-        n, outside = len(mine), len(sets) - len(mine)
+        if relation == "":
+            continue
+        mine = member[part.index.to_numpy()]
+        inside = np.asarray(mine.sum(axis=0))
+        n, outside = len(part), len(known) - len(part)
         share, moved = rounds.get(str(relation), (np.nan, 0))
         rows.append(
             {
@@ -138,40 +147,43 @@ def _relations(
                 "facts": n,
                 "share": share,
                 "rounds": moved,
-                "neurons": mine.sum(1).mean(),
+                "neurons": mine.sum() / n,
                 "shared_within": (inside @ inside - mine.sum()) / (n * (n - 1)) if n > 1 else np.nan,
                 "jaccard_within": _jaccard_of_pairs(mine),
                 "shared_across": inside @ (total - inside) / (n * outside) if outside else np.nan,
             }
         )
-    frame = pd.DataFrame(rows)
-    if len(frame) < 2:
-        return frame[frame["relation"] != ""] if len(frame) and frame["relation"].iloc[0] == "" else frame
-    pairs = frame["facts"] * (frame["facts"] - 1)
-    others = frame["facts"] * (len(sets) - frame["facts"])
+    columns = [
+        "relation", "facts", "share", "rounds", "neurons", "shared_within", "jaccard_within", "shared_across",
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=columns)
+    sizes = frame["facts"].astype(np.int64)
+    pairs, others = sizes * (sizes - 1), sizes * (len(known) - sizes)
     every = {
         "relation": "",
-        "facts": len(sets),
+        "facts": len(known),
         "share": np.nan,
         "rounds": 0,
-        "neurons": sets.sum(1).mean(),
+        "neurons": member.sum() / len(known),
         "shared_within": _weighted(frame["shared_within"], pairs),
         "jaccard_within": _weighted(frame["jaccard_within"], pairs),
         "shared_across": _weighted(frame["shared_across"], others),
     }
-    return pd.concat([frame[frame["relation"] != ""], pd.DataFrame([every])], ignore_index=True)
+    return pd.DataFrame([*rows, every], columns=columns)
 
 
-def _jaccard_of_pairs(sets: NDArray[np.float64]) -> float:
+def _jaccard_of_pairs(sets: sparse.csr_array) -> float:
     """Return the mean Jaccard index of all pairs of sets; pairs of empty sets count as 1."""
-    n = len(sets)
+    n = sets.shape[0]
     if n < 2:
         return float("nan")
-    both = sets @ sets.T
-    sizes = sets.sum(1)
-    either = sizes[:, None] + sizes[None] - both
-    index = np.divide(both, either, out=np.ones_like(both), where=either > 0)
-    return float((index.sum() - np.trace(index)) / (n * (n - 1)))
+    sizes = np.asarray(sets.sum(axis=1))
+    total = 0.0
+    for start in range(0, n, _SETS_AT_ONCE):
+        both = (sets[start : start + _SETS_AT_ONCE] @ sets.T).toarray()
+        either = sizes[start : start + _SETS_AT_ONCE, None] + sizes - both
+        total += float(np.divide(both, either, out=np.ones_like(both), where=either > 0).sum())
+    return float((total - n) / (n * (n - 1)))  # a set and itself have the index 1
 
 
 def _weighted(values: pd.Series, weights: pd.Series) -> float:
@@ -179,35 +191,38 @@ def _weighted(values: pd.Series, weights: pd.Series) -> float:
     return float(np.average(values[known], weights=weights[known])) if known.any() else float("nan")
 
 
-def _hubs(known: pd.DataFrame, member: NDArray[np.float32], sites: Sites) -> pd.DataFrame:
+def _hubs(
+    known: pd.DataFrame, member: sparse.csr_array, numbers: NDArray[np.int64], sites: Sites
+) -> pd.DataFrame:
     """Return the neurons that more than a tenth of some relation's facts have, and at least two of these."""
-    numbers, sets = member[0].astype(np.int64), member[1:]
     columns = [
         "site", "layer", "neuron", "kind", "relation", "facts", "share", "share_of_relation", "relations",
     ]  # fmt: skip
-    if not len(numbers) or len(sets) < 2:
+    if not len(numbers) or len(known) < 2:
         return pd.DataFrame(columns=columns)
     relations, of = np.unique(known["relation"].to_numpy(dtype=str), return_inverse=True)
-    counts = np.zeros((len(relations), len(numbers)))
-    np.add.at(counts, of, sets)
-    sizes = np.bincount(of)[:, None]
-    most = counts.argmax(0)
-    share_of_relation = (counts / sizes).max(0)
-    facts = counts.sum(0)
-    chosen = np.flatnonzero((share_of_relation > HUB_SHARE) & (counts.max(0) > 1))
+    ones = (np.ones(len(of)), (of, np.arange(len(of))))
+    counts = (sparse.csr_array(ones, shape=(len(relations), len(of))) @ member).tocsc()
+    sizes = np.bincount(of)
+    share_of_relation = (sparse.diags_array(1 / sizes) @ counts).max(axis=0).toarray().ravel()
+    largest = counts.max(axis=0).toarray().ravel()
+    most = np.asarray(counts.argmax(axis=0)).ravel()
+    facts = np.asarray(counts.sum(axis=0))
+    chosen = np.flatnonzero((share_of_relation > HUB_SHARE) & (largest > 1))
     place, index = _places(numbers[chosen], sites)
-    mostly = counts[most, np.arange(len(numbers))] >= _MOSTLY * facts
+    # Facts without a relation have none that a neuron could be of.
+    of_one = (largest >= _MOSTLY * facts) & (relations[most] != "")
     return pd.DataFrame(
         {
             "site": [sites[int(at)].name for at in place],
             "layer": pd.array([sites[int(at)].layer for at in place], dtype="Int32"),
             "neuron": index,
-            "kind": np.where(mostly[chosen], "relation", "hub"),
+            "kind": np.where(of_one[chosen], "relation", "hub"),
             "relation": relations[most[chosen]],
             "facts": facts[chosen].astype(int),
-            "share": facts[chosen] / len(sets),
+            "share": facts[chosen] / len(known),
             "share_of_relation": share_of_relation[chosen],
-            "relations": (counts[:, chosen] > 0).sum(0),
+            "relations": np.diff(counts.indptr)[chosen],
         },
         columns=columns,
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from functools import cached_property
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from neuronwise.errors import FactError, InvalidArgumentError, closest
 from neuronwise.sites import NeuronSet, Site, Sites
@@ -52,20 +54,45 @@ class KnowledgeNeurons(Result):
             FactError: If there is no such fact.
             InvalidArgumentError: If there is no such side.
         """
-        if fact not in self._by_fact:
+        spans, rows = self._rows
+        if fact not in spans:
             raise FactError(f"There is no fact {fact!r} in this result. {closest(fact, self.ids)}")
         if side not in ("most", "least"):
             raise InvalidArgumentError(f"side must be 'most' or 'least', not {side!r}.")
-        frame = self._by_fact[fact]
-        frame = frame[frame["side"] == side]
-        if refined:
-            frame = frame[frame["refined"]]
-        frame = frame.sort_values("rank")
-        return _set_of(frame if k is None else frame.head(k), {site.name: site for site in self.sites})
+        own = {name: values[spans[fact]] for name, values in rows.items()}
+        chosen = np.flatnonzero((own["most"] == (side == "most")) & (own["refined"] | (not refined)))
+        chosen = chosen[np.argsort(own["rank"][chosen], kind="stable")][:k]
+        places = own["place"][chosen]
+        by_site = {self._sites[place]: chosen[places == place] for place in np.unique(places)}
+        return NeuronSet.of(
+            {site: own["neuron"][at] for site, at in by_site.items()},
+            scores={site: own["score"][at] for site, at in by_site.items()},
+        )
 
     def sets(self, *, side: str = "most", k: int | None = None, refined: bool = True) -> dict[str, NeuronSet]:
         """Return the neurons of every fact, ``{fact id: set}``; see :meth:`neurons`."""
         return {fact: self.neurons(fact, side=side, k=k, refined=refined) for fact in self.ids}
+
+    def commonest(self, relation: str, k: int = 20) -> NeuronSet:
+        """Return the neurons that most facts of a relation have, scored by how many: what is erased to erase it.
+
+        Args:
+            relation: Name of the relation.
+            k: How many; the paper takes 20. Equal numbers rank by site and index.
+
+        Raises:
+            FactError: If there is no such relation.
+        """
+        facts = self.tables["facts"]
+        known = sorted(set(facts["relation"].astype(str)))
+        if relation not in known:
+            raise FactError(f"There is no relation {relation!r} in this result. {closest(relation, known)}")
+        mine = facts.loc[facts["relation"] == relation, "fact"]
+        frame = self.tables["fact_neurons"]
+        frame = frame[frame["refined"] & (frame["side"] == "most") & frame["fact"].isin(mine)]
+        counts = frame.groupby(["site", "neuron"], observed=True).size().rename("score").reset_index()
+        counts = counts.sort_values(["score", "site", "neuron"], ascending=[False, True, True]).head(k)
+        return _set_of(counts, {site.name: site for site in self.sites})
 
     def hubs(self, *, kind: str | None = None) -> pd.DataFrame:
         """Return neurons that are in many facts' sets, the commonest first.
@@ -102,31 +129,30 @@ class KnowledgeNeurons(Result):
         if not len(every):
             return []
         row = every.iloc[0]
-        return [
-            f"neurons shared by two facts: {row['shared_within']:.2f} within a relation, "
-            f"{row['shared_across']:.2f} across"
+        shared = [
+            f"{row[column]:.2f} {where}"
+            for column, where in (("shared_within", "within a relation"), ("shared_across", "across"))
+            if np.isfinite(row[column])
         ]
+        return [f"neurons shared by two facts: {', '.join(shared)}"] if shared else []
 
-    @property
-    def _by_fact(self) -> Mapping[str, pd.DataFrame]:
-        if "_grouped" not in self.__dict__:
-            grouped = {
-                str(fact): part for fact, part in self.tables["fact_neurons"].groupby("fact", observed=True)
-            }
-            empty = self.tables["fact_neurons"].iloc[:0]
-            object.__setattr__(self, "_grouped", {fact: grouped.get(fact, empty) for fact in self.ids})
-        found: Mapping[str, pd.DataFrame] = self.__dict__["_grouped"]
-        return found
+    @cached_property
+    def _sites(self) -> tuple[Site, ...]:
+        return tuple(self.sites)
 
-
-def _set_of(frame: pd.DataFrame, sites: Mapping[str, Site]) -> NeuronSet:
-    indices: dict[Site, list[int]] = {}
-    scores: dict[Site, list[float]] = {}
-    for name, part in frame.groupby("site", sort=False, observed=True):
-        part = part.sort_values("neuron")
-        indices[sites[str(name)]] = part["neuron"].tolist()
-        scores[sites[str(name)]] = part["score"].tolist()
-    return NeuronSet.of(indices, scores=scores)
+    @cached_property
+    def _rows(self) -> tuple[Mapping[str, slice], Mapping[str, NDArray[Any]]]:
+        """Where each fact's rows are, and the columns: plain arrays, as there may be tens of thousands of facts."""
+        frame = self.tables["fact_neurons"]  # sorted by fact
+        codes, names = pd.factorize(frame["fact"])
+        starts = np.searchsorted(codes, np.arange(len(names) + 1))
+        spans = {fact: slice(0, 0) for fact in self.ids}
+        spans |= {str(name): slice(starts[at], starts[at + 1]) for at, name in enumerate(names)}
+        places = {site.name: place for place, site in enumerate(self._sites)}
+        columns = {name: frame[name].to_numpy() for name in ("rank", "neuron", "score", "refined")}
+        columns["most"] = (frame["side"] == "most").to_numpy()
+        columns["place"] = frame["site"].map(places).to_numpy(dtype=np.int64)
+        return spans, columns
 
 
 def _mean(values: pd.Series) -> str:

@@ -70,9 +70,9 @@ def shared_by(
         rule: What is enough. Facts of fewer than three prompts need all of them under the official rule.
     """
     needed = rule.share * np.asarray(prompts, dtype=np.float64)
+    # In binary 0.55 * 20 is more than 11, and 0.29 * 100 less than 29; a share of the prompts is meant exactly.
     if rule.rule == "eleuther":
-        return np.asarray(counts > needed)
-    # 0.7 * 10 is 7.000000000000001 or 6.999999999999999 in binary; a share of the prompts is meant exactly.
+        return np.asarray(counts > needed + 1e-9)
     return np.asarray(counts >= np.maximum(needed - 1e-9, np.minimum(3, prompts)))
 
 
@@ -95,5 +95,8 @@ def adapted_share(
         if rule.size[0] <= size <= rule.size[1] or rounds == _ROUNDS:
             break
         step = _STEP if size > rule.size[1] else -_STEP
-        share = math.floor(min(max(share + step, 0.0), 1.0) * 100 + 0.5) / 100
+        moved = math.floor(min(max(share + step, 0.0), 1.0) * 100 + 0.5) / 100
+        if moved == share:
+            break
+        share = moved
     return share, rounds
