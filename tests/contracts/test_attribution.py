@@ -26,7 +26,7 @@ def test_scores_of_every_neuron_are_finite_the_same_again_and_keep(name, method,
     before = state(case.model)
     if method in READERS or (method == "deeplift" and name in NOT_PIECEWISE):
         with pytest.raises(
-            InvalidArgumentError, match="integrated_gradients|IntegratedGradients|must be|LogProb"
+            InvalidArgumentError, match=r"integrated_gradients|IntegratedGradients|must be|LogProb"
         ):
             attribute(case.model, case.batch, target, sites=case.sites, method=method)
         same(before, state(case.model))
