@@ -17,7 +17,14 @@ from neuronwise.sites import Site
 if TYPE_CHECKING:
     from neuronwise.data import Prompts
 
-__all__ = ["behind_prefixes", "edit_positions", "is_causal", "last_subject_token", "resolve_prefixes"]
+__all__ = [
+    "behind_prefixes",
+    "edit_positions",
+    "is_causal",
+    "last_subject_token",
+    "position_limit",
+    "resolve_prefixes",
+]
 
 _TOP = 5  # ROME samples its prefixes from the five most likely next tokens
 
@@ -59,11 +66,12 @@ def resolve_prefixes(
         return []
     longest = max(len(tokenizer(prompt.replace(SLOT, ""))["input_ids"]) for prompt in prompts)
     # A full stop joins them, and the answer needs room too.
-    room = min(tokens, _limit(model, tokenizer) - longest - 4)
+    room = min(tokens, position_limit(model, tokenizer) - longest - 4)
     return _sample(model, tokenizer, prefixes, room, seed) if room >= 2 else []
 
 
-def _limit(model: nn.Module, tokenizer: Any) -> int:
+def position_limit(model: nn.Module, tokenizer: Any) -> int:
+    """Return the most tokens that model and tokenizer take."""
     config: Any = getattr(model, "config", None)
     names = ("max_position_embeddings", "n_positions")
     limits = [getattr(config, name, None) for name in names] + [getattr(tokenizer, "model_max_length", None)]

@@ -163,4 +163,4 @@ def _asked(model: nn.Module, answers: Prompts, others: Prompts) -> tuple[Tensor,
         other = first.gather(1, others.answers)[:, 0]
     else:
         other = token_log_probs(call_model(model, others.inputs), others)[0].sum(1)
-    return values.double().sum(1), other.double(), right.all(1), first.argmax(1)
+    return values.cpu().double().sum(1), other.cpu().double(), right.all(1), first.argmax(1)

@@ -183,8 +183,8 @@ def _loss(
 
     def add(values: Tensor, call: int | None) -> Tensor:
         hot = torch.zeros(values.shape[:-1], device=values.device, dtype=delta.dtype)
-        hot[rows, where.at] = 1.0
-        return values + (hot[..., None] * delta).to(values.dtype)
+        hot[rows.to(values.device), where.at.to(values.device)] = 1.0
+        return values + (hot[..., None] * delta.to(values.device)).to(values.dtype)
 
     with intervene(model, site, add):
         output = call_model(model, where.prompts.inputs)
@@ -203,7 +203,7 @@ def read_at(model: nn.Module, sites: Sequence[Site], where: Spots) -> dict[Site,
     """Return what each site has at the given positions of each row, float64 ``(row, width)``."""
     with guest(model), torch.no_grad(), capture(model, sites, copy=True) as cap:
         call_model(model, where.prompts.inputs)
-    return {site: _picked(cap[site], where.at, site).double().cpu() for site in sites}
+    return {site: _picked(cap[site], where.at, site).cpu().double() for site in sites}
 
 
 def _picked(tensor: Tensor, at: Tensor, site: Site) -> Tensor:

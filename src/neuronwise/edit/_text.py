@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,9 +70,9 @@ class Text:
                 if patch is not None:
                     with patch.applied(self.model):
                         new = self._log_probs(number)
-                picked = [-log.gather(1, targets[:, None]).double().sum() for log in (base, new)]
-                kl = (base.exp() * (base - new)).double().sum()
-                sums += torch.stack([*picked, kl]).cpu()
+                picked = [-log.gather(1, targets[:, None]).cpu().double().sum() for log in (base, new)]
+                kl = (base.exp() * (base - new)).sum(1).cpu().double().sum()
+                sums += torch.stack([*picked, kl])
         before, after, kl_sum = (sums / self.tokens).tolist()
         return TextFigures(self.tokens, before, after, kl_sum)
 
@@ -96,7 +97,7 @@ def _predicted(
     if ids is None:
         raise InvalidArgumentError("The likelihood of text needs a corpus of tokens.")
     real = torch.ones_like(ids, dtype=torch.bool) if batch.mask is None else batch.mask
-    inputs = dict(batch.inputs) if isinstance(batch.inputs, dict) else {"input_ids": ids}
+    inputs = dict(batch.inputs) if isinstance(batch.inputs, Mapping) else {"input_ids": ids}
     if is_causal(model):
         where = torch.zeros_like(real)
         where[:, :-1] = real[:, 1:]

@@ -64,7 +64,9 @@ def key_covariances(
     places = Sites.of(sites)
     data = corpus if isinstance(corpus, Corpus) else make_corpus(corpus, tokenizer=tokenizer)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    sums = {site: torch.zeros(site.width, site.width, dtype=torch.float64, device=device) for site in places}
+    # Apple's GPUs have no float64.
+    home = torch.device("cpu") if device.type == "mps" else device
+    sums = {site: torch.zeros(site.width, site.width, dtype=torch.float64, device=home) for site in places}
     count, start = dict.fromkeys(places, 0), 0
     with torch.no_grad(), untouched(model), capture(model, places, stop=True) as cap:
         while examples := data.examples(start, start + _READ):
@@ -74,7 +76,7 @@ def key_covariances(
                 batch_mismatch(model, moved.inputs)
                 cap.run(moved.inputs)
                 for site in places:
-                    keys = _real(cap[site], moved.mask, site).double()
+                    keys = _real(cap[site], moved.mask, site).to(home).double()
                     sums[site].addmm_(keys.T, keys)
                     count[site] += len(keys)
     if not all(count.values()):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuronwise.data import SLOT, Fact, Prompts, encode
-from neuronwise.edit._contexts import behind_prefixes, is_causal, resolve_prefixes
+from neuronwise.edit._contexts import behind_prefixes, is_causal, position_limit, resolve_prefixes
 from neuronwise.edit._frozen import guest
 from neuronwise.edit._logits import first_log_probs, logits_of, token_log_probs
 from neuronwise.edit._slots import Slots, slots_of
@@ -69,7 +69,8 @@ def fine(
         steps: Most steps of Adam.
         lr: Its step size, in units of the slots' mean length over the square root of their width.
         kl_factor: Factor of the divergence from the base model on ``kl_prompts`` and on "{subject} is a".
-        repetition_factor: Factor of the penalty -log(1 - P(the new answer follows itself)); causal models only.
+        repetition_factor: Factor of the penalty -log(1 - P(the new answer follows itself)); causal models only, where
+            there is room for one more token.
         norm_factor: Factor of the slots' relative change.
         stop_probability: Stop when the probability of every fact's new answer, averaged over its prompts, is this.
         frozen_layers: Leave out neurons of so many last layers.
@@ -151,7 +152,8 @@ class _Task:
         self.kept: Prompts | None = None
         if kept:
             self.kept = encode(tokenizer, model, kept, answers[0], multi_token=True).to(device)
-        self.repeated = _repeated(self.asked) if repeat and is_causal(model) else None
+        room = self.asked.inputs["input_ids"].shape[1] < position_limit(model, tokenizer)
+        self.repeated = _repeated(self.asked) if repeat and room and is_causal(model) else None
         with guest(model), torch.no_grad():
             self.base = (
                 None if self.kept is None else first_log_probs(call_model(model, self.kept.inputs), self.kept)
@@ -159,7 +161,7 @@ class _Task:
 
     def probability(self, values: Tensor) -> float:
         """Return the least likely fact's probability, averaged over its prompts."""
-        each = values.detach().sum(1).exp().double().cpu()
+        each = values.detach().sum(1).exp().cpu().double()
         count = torch.bincount(self.owner)
         return float(
             (torch.zeros(len(count), dtype=torch.float64).index_add_(0, self.owner, each) / count).min()
@@ -178,7 +180,7 @@ class _Training:
 
     def run(self, steps: int, lr: float, stop_probability: float) -> dict[str, float | int]:
         """Train, and return the outcome for the record."""
-        length = torch.cat([start.flatten(1).norm(dim=1).double().cpu() for start in self.start]).mean()
+        length = torch.cat([start.flatten(1).norm(dim=1).cpu().double() for start in self.start]).mean()
         rate = lr * float(length) / self.start[0][0].numel() ** 0.5
         if not rate > 0:
             raise InvalidArgumentError(

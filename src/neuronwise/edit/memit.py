@@ -170,7 +170,7 @@ class _Way:
 
         def add(values: Tensor, call: int | None) -> Tensor:
             moved = values.clone()
-            moved[rows, where.at] += delta.to(values.dtype)
+            moved[rows.to(values.device), where.at.to(values.device)] += delta.to(values)
             return moved
 
         with torch.no_grad(), intervene(model, output_of(model, last), add):
