@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -62,12 +62,7 @@ class KnowledgeNeurons(Result):
         own = {name: values[spans[fact]] for name, values in rows.items()}
         chosen = np.flatnonzero((own["most"] == (side == "most")) & (own["refined"] | (not refined)))
         chosen = chosen[np.argsort(own["rank"][chosen], kind="stable")][:k]
-        places = own["place"][chosen]
-        by_site = {self._sites[place]: chosen[places == place] for place in np.unique(places)}
-        return NeuronSet.of(
-            {site: own["neuron"][at] for site, at in by_site.items()},
-            scores={site: own["score"][at] for site, at in by_site.items()},
-        )
+        return _set_of(self._sites, own["place"][chosen], own["neuron"][chosen], own["score"][chosen])
 
     def sets(self, *, side: str = "most", k: int | None = None, refined: bool = True) -> dict[str, NeuronSet]:
         """Return the neurons of every fact, ``{fact id: set}``; see :meth:`neurons`."""
@@ -92,7 +87,8 @@ class KnowledgeNeurons(Result):
         frame = frame[frame["refined"] & (frame["side"] == "most") & frame["fact"].isin(mine)]
         counts = frame.groupby(["site", "neuron"], observed=True).size().rename("score").reset_index()
         counts = counts.sort_values(["score", "site", "neuron"], ascending=[False, True, True]).head(k)
-        return _set_of(counts, {site.name: site for site in self.sites})
+        columns = (counts[name].to_numpy() for name in ("neuron", "score"))
+        return _set_of(self._sites, self._places(counts["site"]), *columns)
 
     def hubs(self, *, kind: str | None = None) -> pd.DataFrame:
         """Return neurons that are in many facts' sets, the commonest first.
@@ -148,11 +144,26 @@ class KnowledgeNeurons(Result):
         starts = np.searchsorted(codes, np.arange(len(names) + 1))
         spans = {fact: slice(0, 0) for fact in self.ids}
         spans |= {str(name): slice(starts[at], starts[at + 1]) for at, name in enumerate(names)}
-        places = {site.name: place for place, site in enumerate(self._sites)}
         columns = {name: frame[name].to_numpy() for name in ("rank", "neuron", "score", "refined")}
         columns["most"] = (frame["side"] == "most").to_numpy()
-        columns["place"] = frame["site"].map(places).to_numpy(dtype=np.int64)
+        columns["place"] = self._places(frame["site"])
         return spans, columns
+
+    def _places(self, names: pd.Series) -> NDArray[np.int64]:
+        """Return the number of each site that is named."""
+        places = {site.name: place for place, site in enumerate(self._sites)}
+        return np.asarray(names.map(places), dtype=np.int64)
+
+
+def _set_of(
+    sites: Sequence[Site], places: NDArray[np.int64], neurons: NDArray[Any], scores: NDArray[Any]
+) -> NeuronSet:
+    """Return the set of neurons given by the numbers of their sites, their indices and their scores."""
+    by_site = {sites[place]: places == place for place in np.unique(places)}
+    return NeuronSet.of(
+        {site: neurons[at] for site, at in by_site.items()},
+        scores={site: scores[at].astype(np.float64) for site, at in by_site.items()},
+    )
 
 
 def _mean(values: pd.Series) -> str:
