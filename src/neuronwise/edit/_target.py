@@ -27,7 +27,7 @@ class Optimisation:
     Args:
         steps: Most steps of Adam.
         lr: Its step size.
-        weight_decay: Factor of |δ| / |v0|² in the loss.
+        weight_decay: Factor of ``|δ| / |v0|²`` in the loss.
         clamp: Longest δ, in lengths of v0.
         kl_factor: Factor of the divergence on "{subject} is a".
         stop_loss: Stop when the loss is below this.

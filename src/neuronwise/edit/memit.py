@@ -76,7 +76,7 @@ def memit(
         prefix_tokens: Length of the sampled ones.
         steps: Most steps of Adam for each z.
         lr: Its step size.
-        weight_decay: Factor of |δ| / |v0|² in the loss.
+        weight_decay: Factor of ``|δ| / |v0|²`` in the loss.
         clamp: Longest δ, in lengths of v0.
         kl_factor: Factor of the divergence on "{subject} is a".
         stop_loss: Stop when the loss is below this.

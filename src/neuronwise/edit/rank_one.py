@@ -72,7 +72,7 @@ def rome(
         prefix_tokens: Length of the sampled ones; shorter where prefix and prompt would not fit into the model.
         steps: Most steps of Adam for the value.
         lr: Its step size.
-        weight_decay: Factor of |δ| / |v0|² in the loss.
+        weight_decay: Factor of ``|δ| / |v0|²`` in the loss.
         clamp: Longest change δ of the value, in lengths of the old value v0.
         kl_factor: Factor of the divergence on "{subject} is a".
         stop_loss: Stop when the loss is below this.
