@@ -11,8 +11,8 @@ from tests.models import NAMES, make
 
 # These read the unembedding, which the zoo's models do not name; tests/attribute has models for them.
 READERS = ("direct_logit", "log_probability_increase")
-# Models with norms, attention, an LSTM, or functions that are no modules between the neurons and the output.
-NOT_PIECEWISE = ("transformer", "tied", "encoder", "reused", "rnn")
+# Models with norms, attention, or functions that are no modules between the neurons and the output.
+NOT_PIECEWISE = ("transformer", "tied", "encoder", "reused")
 
 
 def target(output, examples):
@@ -38,7 +38,9 @@ def test_scores_of_every_neuron_are_finite_the_same_again_and_keep(name, method,
     for site, scores in result.scores.items():
         positions = result.positions[site]
         assert scores.shape == (*positions.shape, site.width) and len(scores) == count
-        assert np.isfinite(scores).all() and scores.any()
+        assert np.isfinite(scores).all()
+        # On the joint path a later site hides one before it where nothing passes beside it.
+        assert scores.any() or (method.startswith("joint") and site != result.sites[-1])
     assert np.isfinite(result.value).all()
     assert result == attribute(case.model, case.batch, target, sites=case.sites, method=method)
     result.save(tmp_path / "found")
