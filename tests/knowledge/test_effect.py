@@ -7,7 +7,8 @@ import torch
 from neuronwise.data import Fact, encode, facts, hash_model, load_model
 from neuronwise.errors import FactError, InvalidArgumentError, ResultError
 from neuronwise.hooks import call_model, intervene
-from neuronwise.knowledge.effect import Effect, _Job, amplify, measure_effect, suppress
+from neuronwise.knowledge._effect_job import Job
+from neuronwise.knowledge.effect import Effect, amplify, measure_effect, suppress
 from neuronwise.sites import NeuronSet, find_sites
 from tests.knowledge import planted
 
@@ -157,6 +158,7 @@ def test_what_cannot_be_measured_is_listed_and_the_rest_goes_on(memory, located)
     result = suppress(*memory, known, sets, controls=1, unrelated=["s0 strange", ("s2 r1 [Y]", "o5")])
     problems = result.tables["effect_problems"].set_index("fact")["problem"]
     assert "o9999" in problems.loc[["unknown"]].iloc[0]
+    assert "strange" in problems[""] or "[UNK]" in problems[""]  # once, not for each fact
     assert problems["unlocated"] == "no neurons are given for it" and "is empty" in problems["s1r1"]
     assert result.tables["effects"]["fact"].nunique() == 5
     unrelated = rows(result, probe="unrelated", neurons="chosen")
@@ -208,7 +210,7 @@ def test_a_pass_resumes_where_it_was_cut(memory, located, tmp_path, monkeypatch)
     known, file = planted.facts(), tmp_path / "state"
     options = {"block_size": 1, "checkpoint": file, "checkpoint_every": 0.0}
     whole = suppress(*memory, known, located)
-    run, seen = _Job.run, []
+    run, seen = Job.run, []
 
     def failing(self, state, block):
         if block[0] == 3:
@@ -216,13 +218,13 @@ def test_a_pass_resumes_where_it_was_cut(memory, located, tmp_path, monkeypatch)
         return run(self, state, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_Job, "run", failing)
+        patch.setattr(Job, "run", failing)
         with pytest.raises(KeyboardInterrupt):
             suppress(*memory, known, located, **options)
     with pytest.raises(ResultError, match="not a checkpoint of this pass"):
         suppress(*memory, known, {**located, "s0r0": located["s0r1"]}, **options)
     monkeypatch.setattr(
-        _Job, "run", lambda self, state, block: seen.append(block[0]) or run(self, state, block)
+        Job, "run", lambda self, state, block: seen.append(block[0]) or run(self, state, block)
     )
     assert suppress(*memory, known, located, **options) == whole
     assert seen == [3, 4, 5]
@@ -233,3 +235,16 @@ def test_processes_give_the_same(memory, located):
     options = {"block_size": 2, "controls": 1}
     local = suppress(*memory, planted.facts(), located, **options)
     assert suppress(*memory, planted.facts(), located, engine="processes", workers=2, **options) == local
+
+
+def test_unrelated_texts_may_end_in_words_of_several_tokens():
+    loaded = load_model("stories260k")
+    chosen = NeuronSet.of({find_sites(loaded.model)[3]: [1, 2, 3]})
+    fact = Fact(["There was a girl named [Y]"], "Lily", id="lily")
+    texts = ["They lived happily ever after.", "She loved to play outside in the park"]
+    result = suppress(loaded.model, loaded.tokenizer, [fact], chosen, unrelated=texts, controls=0)
+    assert rows(result, probe="unrelated")["n_prompts"].tolist() == [2]
+    assert not len(result.tables["effect_problems"])
+    alone = suppress(loaded.model, loaded.tokenizer, [fact], chosen, controls=0)
+    own = [rows(one, probe="own")["log_p_after"].item() for one in (result, alone)]
+    assert own[0] == pytest.approx(own[1], abs=1e-5)

@@ -55,7 +55,7 @@ class Sheets:
         sisters: How many sister facts a fact.
         others: How many facts of other relations.
         unrelated: Further questions, for every fact the same.
-        multi_token: Allow answers of several tokens.
+        multi_token: Allow answers of several tokens; those of unrelated questions always may have several.
         seed: Of the draws; every fact has draws of its own.
     """
 
@@ -67,7 +67,7 @@ class Sheets:
     unrelated: Sequence[Question]
     multi_token: bool
     seed: int
-    _reasons: dict[tuple[str, str], str] = field(default_factory=dict)
+    _reasons: dict[tuple[bool, str, str], str] = field(default_factory=dict)
 
     def of(self, fact: Fact) -> Sheet:
         """Return what is asked about a fact."""
@@ -83,14 +83,15 @@ class Sheets:
         problems = [(q.probe, q.prompt, self.reason(q)) for q in asked if self.reason(q)]
         if not any(question.probe == "own" for question in fine):
             return Sheet(fine, None, problems)
-        return Sheet(fine, self._encode(fine), problems)
+        # Each has been looked at by itself; together they are taken as they are.
+        return Sheet(fine, self._encode(fine, multi_token=True), problems)
 
     def reason(self, question: Question) -> str:
         """Return why a question cannot be encoded; empty if it can."""
-        key = (question.prompt, question.answer)
+        key = (question.probe == "unrelated", question.prompt, question.answer)
         if key not in self._reasons:
             try:
-                self._encode([question])
+                self._encode([question], multi_token=self.multi_token or question.probe == "unrelated")
                 self._reasons[key] = ""
             except NeuronwiseError as error:
                 self._reasons[key] = str(error)
@@ -99,9 +100,9 @@ class Sheets:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reasons": {}}
 
-    def _encode(self, questions: Sequence[Question]) -> Prompts:
+    def _encode(self, questions: Sequence[Question], *, multi_token: bool) -> Prompts:
         texts, answers = [q.prompt for q in questions], [q.answer for q in questions]
-        return encode(self.tokenizer, self.model, texts, answers, multi_token=self.multi_token)
+        return encode(self.tokenizer, self.model, texts, answers, multi_token=multi_token)
 
     def _elsewhere(self, fact: Fact) -> list[Fact]:
         """Return facts of other relations, in an order of chance; as many as may be looked at."""

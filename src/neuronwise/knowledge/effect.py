@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neuronwise.data import Fact, Facts, model_card
-from neuronwise.engine import Block, blocks_of, map_reduce
+from neuronwise.engine import blocks_of, map_reduce
 from neuronwise.engine.progress import progress_bar
-from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks import refuse_uncatchable
+from neuronwise.knowledge._effect_job import Job, Settings, State
 from neuronwise.knowledge._effect_probes import Sheets, as_questions
-from neuronwise.knowledge._effect_tables import FIGURES, effects, figures, summary
-from neuronwise.knowledge._rows import Where, as_reference, multiplied
+from neuronwise.knowledge._effect_tables import effects, summary
+from neuronwise.knowledge._rows import Where, as_reference
 from neuronwise.sites import NeuronSet
 from neuronwise.store import Manifest, Result
 
@@ -203,7 +200,7 @@ def measure_effect(
         sisters: How many sister facts a fact, drawn from the pool.
         others: How many facts of other relations.
         unrelated: Prompts for every fact: facts, probes, pairs of a prompt and its answer, or texts of which the last
-            word is the answer.
+            word is the answer. Where the model allows it, these answers may have several tokens.
         pool: Where sister and other facts are drawn from; default: ``facts``.
         controls: Random sets for each fact, of as many neurons of the same sites, drawn with the seeds ``seed``,
             ``seed + 1``, ...
@@ -228,12 +225,14 @@ def measure_effect(
     asked = facts if isinstance(facts, Facts) else Facts(facts)
     near = asked if pool is None else pool if isinstance(pool, Facts) else Facts(pool)
     sets = _sets(located, asked)
-    settings = _Settings(tuple(map(float, factors)), positions, controls, max_tokens, seed)
+    settings = Settings(tuple(map(float, factors)), positions, controls, max_tokens, seed)
     settings.check(asked, sisters, others)
     sheets = Sheets(model, tokenizer, near, sisters, others, as_questions(unrelated), multi_token, seed)
+    lost = [("", one.probe, one.prompt, sheets.reason(one)) for one in sheets.unrelated if sheets.reason(one)]
+    sheets.unrelated = [one for one in sheets.unrelated if not sheets.reason(one)]
     card = model_card(model, model_name)
     values = as_reference(reference, [one for one in sets.values() if len(one)])
-    job = _Job(sheets, asked, sets, settings, values, card["sha256"])
+    job = Job(sheets, asked, sets, settings, values, card["sha256"])
     with progress_bar("Measuring", len(asked), shown=progress) as advance:
         state = map_reduce(
             job,
@@ -252,6 +251,7 @@ def measure_effect(
     manifest = Manifest(
         "effect", {"name": "measure_effect", "parameters": parameters}, seed, card, asked.describe()
     )
+    state.problems[:0] = lost
     return Effect(_tables(state, asked, settings), manifest)
 
 
@@ -261,7 +261,7 @@ def _sets(located: Located, facts: Facts) -> dict[str, NeuronSet]:
     return dict(located if isinstance(located, Mapping) else located.sets())
 
 
-def _tables(state: _State, facts: Facts, settings: _Settings) -> dict[str, pd.DataFrame]:
+def _tables(state: State, facts: Facts, settings: Settings) -> dict[str, pd.DataFrame]:
     problems = pd.DataFrame(state.problems, columns=["fact", "probe", "prompt", "problem"])
     if not state.rows:
         reasons = "; ".join(f"{row[0]}: {row[3]}" for row in state.problems[:3])
@@ -278,134 +278,6 @@ def _tables(state: _State, facts: Facts, settings: _Settings) -> dict[str, pd.Da
         "effect_summary": summary(measured, seed=settings.seed),
         "effect_problems": problems.assign(number=range(len(problems))),
     }
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What the figures of one fact depend on."""
-
-    factors: tuple[float, ...]
-    positions: Where
-    controls: int
-    max_tokens: int
-    seed: int
-
-    def check(self, facts: Facts, sisters: int, others: int) -> None:
-        """Raise an error if something cannot be meant."""
-        if not len(facts):
-            raise InvalidArgumentError("There is no fact to measure.")
-        if not self.factors or len(set(self.factors)) < len(self.factors):
-            raise InvalidArgumentError(
-                f"factors must be different numbers, at least one, not {self.factors}."
-            )
-        if not np.isfinite(self.factors).all():
-            raise InvalidArgumentError(f"factors must be finite, not {self.factors}.")
-        for name, value in (("controls", self.controls), ("sisters", sisters), ("others", others)):
-            if value < 0:
-                raise InvalidArgumentError(f"{name} must be 0 or more, not {value}.")
-
-
-@dataclass
-class _State:
-    """What has been measured: rows of :data:`FIGURES`, and problems ``(fact, probe, prompt, reason)``."""
-
-    rows: list[tuple[float, ...]] = field(default_factory=list)
-    problems: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-
-class _Job:
-    """The job that an engine runs: it folds blocks of facts into what has been measured."""
-
-    def __init__(
-        self,
-        sheets: Sheets,
-        facts: Facts,
-        sets: Mapping[str, NeuronSet],
-        settings: _Settings,
-        reference: Mapping[str, Tensor] | None,
-        model_hash: str | None,
-    ) -> None:
-        self.sheets, self.facts, self.sets = sheets, facts, sets
-        self.options, self.reference, self.model_hash = settings, reference, model_hash
-
-    def start(self) -> _State:
-        return _State()
-
-    def run(self, state: _State, block: Block) -> bool:
-        _, first, last = block
-        for number in range(first, last):
-            self._measure(state, number)
-        return True
-
-    def _measure(self, state: _State, number: int) -> None:
-        fact = self.facts[number]
-        chosen = self.sets.get(fact.id)
-        if chosen is None or not len(chosen):
-            what = "no neurons are given for it" if chosen is None else "its set of neurons is empty"
-            state.problems.append((fact.id, "", "", what))
-            return
-        sheet = self.sheets.of(fact)
-        state.problems += [(fact.id, *problem) for problem in sheet.problems]
-        if sheet.prompts is None:
-            return
-        options = self.options
-        seeds = range(options.seed, options.seed + options.controls)
-        sets = [chosen, *(chosen.matched_random(seed=one) for one in seeds)]
-        if options.controls and sets[1] == chosen:
-            state.problems.append(
-                (fact.id, "", "", "its sites were chosen whole, so there are no random sets")
-            )
-            sets = sets[:1]
-        try:
-            measured = multiplied(
-                self.sheets.model,
-                sheet.prompts,
-                sets,
-                options.factors,
-                reference=self.reference,
-                positions=options.positions,
-                max_tokens=options.max_tokens,
-            )
-        except DataError as error:
-            state.problems.append((fact.id, "", "", str(error)))
-            return
-        state.rows += figures(number, sheet, measured, [len(one) for one in sets])
-
-    def merge(self, state: _State, other: _State) -> None:
-        state.rows += other.rows
-        state.problems += other.problems
-
-    def dump(self, state: _State) -> dict[str, Tensor]:
-        rows = torch.tensor(state.rows, dtype=torch.float64).reshape(-1, len(FIGURES))
-        text = json.dumps(state.problems).encode()
-        return {"rows": rows, "problems": torch.tensor(list(text), dtype=torch.uint8)}
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> _State:
-        problems = json.loads(bytes(tensors["problems"].tolist()))
-        return _State([tuple(row) for row in tensors["rows"].tolist()], [tuple(row) for row in problems])
-
-    def settings(self) -> dict[str, Any]:
-        sheets = self.sheets
-        return {
-            **asdict(self.options),
-            "sisters": sheets.sisters,
-            "others": sheets.others,
-            "unrelated": len(sheets.unrelated),
-            "multi_token": sheets.multi_token,
-            "reference": "zero" if self.reference is None else "given",
-        }
-
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256()
-        for fact, chosen in sorted(self.sets.items()):
-            digest.update(
-                json.dumps([fact, {s.name: chosen.indices(s).tolist() for s in chosen.sites}]).encode()
-            )
-        for name, values in sorted((self.reference or {}).items()):
-            digest.update(json.dumps([name, values.tolist()]).encode())
-        questions = [[q.prompt, q.answer] for q in self.sheets.unrelated]
-        parts = [self.facts.fingerprint, self.sheets.pool.fingerprint, self.model_hash, digest.hexdigest()]
-        return json.dumps([self.settings(), questions, *parts], sort_keys=True)
 
 
 def _percent(row: Mapping[Any, Any]) -> str:
