@@ -77,7 +77,7 @@ def attribute(
         target: :class:`LogProbability` or :class:`Probability` of answers, :class:`LogitDifference`,
             :class:`NeuronActivation`, or a function ``(output, examples)`` to one number a row.
         sites: Whose neurons; by default the feed-forward neurons that ``find_sites`` finds.
-        method: A name in :data:`METHODS`, or a :class:`Method` with its settings, such as
+        method: A name in ``METHODS``, or a :class:`Method` with its settings, such as
             ``IntegratedGradients(rule="left", nodes=20)``.
         positions: None for the target's positions (all, where it has none), ``"all"``, whole numbers (negative ones
             count from each example's last real token), or int64 ``(example, position)``, -1 where there are fewer.

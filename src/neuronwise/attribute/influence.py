@@ -26,7 +26,7 @@ class InternalInfluence(Method):
     does. There is no factor of the activation, so the scores add up to nothing in particular.
 
     Args:
-        rule: The quadrature, a name in :data:`neuronwise.attribute.RULES`.
+        rule: The quadrature, a name in ``neuronwise.attribute.RULES``.
         nodes: Its number of nodes.
         start: The start input, a number or a tensor that broadcasts; see :class:`Conductance`.
 

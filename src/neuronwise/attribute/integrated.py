@@ -33,7 +33,7 @@ class IntegratedGradients(Method):
     Args:
         joint: Move the neurons of all sites together: one path, one sum for the whole map, scores of different layers
             comparable, and the cost does not grow with the square of the number of layers.
-        rule: The quadrature, a name in :data:`neuronwise.attribute.RULES`.
+        rule: The quadrature, a name in ``neuronwise.attribute.RULES``.
         nodes: Number of nodes; None doubles it from 3 (at most 96) for each example and layer until the completeness
             gap is small enough.
         tolerance: The largest gap accepted with ``nodes=None``, as a part of the largest F(w) - F(r) of the example.

@@ -51,7 +51,7 @@ def quadrature(rule: str, count: int) -> tuple[NDArray[np.float64], NDArray[np.f
     ``knowledge-neurons`` computes: both ends, all with the same weight.
 
     Args:
-        rule: A name in :data:`RULES`.
+        rule: A name in ``RULES``.
         count: Number of nodes; at least 2 for ``trapezoid`` and ``eleuther``, which use both ends.
 
     Raises:

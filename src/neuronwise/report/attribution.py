@@ -98,7 +98,9 @@ def page(
 def _subtitle(result: Attribution, method: str) -> str:
     neurons, examples = sum(site.width for site in result.sites), len(result.value)
     ending = "" if examples == 1 else "s"
-    return f"{method}, {count(neurons)} neurons of {len(result.sites)} sites, {count(examples)} example{ending}"
+    return (
+        f"{method}, {count(neurons)} neurons of {len(result.sites)} sites, {count(examples)} example{ending}"
+    )
 
 
 def _names(result: Attribution) -> list[str]:
@@ -133,7 +135,7 @@ def _extremes(result: Attribution) -> tuple[list[str], Floats]:
     frame = result.extremes(_SHOWN).dropna(subset=["score"]).drop_duplicates(["site", "neuron"])
     frame = frame.sort_values("score", ascending=False, kind="stable")
     short = {site.name: name for site, name in zip(result.sites, _names(result), strict=True)}
-    names = [f"{short[row.site]}, neuron {row.neuron}" for row in frame.itertuples()]
+    names = [f"{short[str(row.site)]}, neuron {row.neuron}" for row in frame.itertuples()]
     return names, frame["score"].to_numpy(dtype=np.float64)
 
 
