@@ -28,7 +28,7 @@ from neuronwise.data import Fact, Facts, Prompts, encode, model_card
 from neuronwise.data import facts as read_facts
 from neuronwise.engine import Block, blocks_of, map_reduce, progress_bar
 from neuronwise.errors import FactError, InvalidArgumentError, closest
-from neuronwise.hooks import device_of, refuse_uncatchable, untouched
+from neuronwise.hooks import call_model, device_of, refuse_uncatchable, untouched
 from neuronwise.knowledge._tables import tables_of
 from neuronwise.knowledge.agreement import jaccard, r1_squared
 from neuronwise.knowledge.located import KnowledgeNeurons
@@ -433,7 +433,12 @@ def _largest_gaps(scores: Scores) -> NDArray[np.float64]:
 def _answered(model: nn.Module, prompts: Prompts) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return each prompt's log probability of its answer, and whether every token of it is the most probable one."""
     with torch.no_grad():
-        logits = model(**prompts.inputs).logits
+        output = call_model(model, prompts.inputs)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise InvalidArgumentError(
+            f"The model returned a {type(output).__name__} without logits. Load it with its language-model head."
+        )
     rows = torch.arange(len(prompts), device=logits.device).unsqueeze(1)
     at = logits[rows, prompts.positions.clamp(min=0)].double()
     real = prompts.answers >= 0

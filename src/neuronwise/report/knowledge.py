@@ -377,7 +377,7 @@ def _chosen(
         return _having(result, neurons), "The facts that have one of the neurons asked for."
     turn = known.groupby("relation", observed=True).cumcount()
     order = np.argsort(turn.to_numpy(), kind="stable")[:_SHOWN]
-    why = "The first facts of each relation, by id. report(path, neurons=...) shows those that have some neurons."
+    why = "The first facts of each relation. report(path, neurons=...) shows those that have some neurons."
     why = why if len(known) > _SHOWN else ""
     return [str(known["fact"].iloc[at]) for at in order], why
 
