@@ -13,7 +13,12 @@ from neuronwise.data import bundled
 from neuronwise.data.samples import STORY_SEPARATOR
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "tutorial.md",
+    *sorted((ROOT / "docs" / "howto").glob("*.md")),
+    *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
+]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -47,7 +52,7 @@ def test_code_of_the_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, c
 
 def test_every_how_to_page_is_in_the_table_of_contents():
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    missing = [page.stem for page in PAGES[2:] if f"howto/{page.stem}\n" not in index]
+    missing = [page.stem for page in PAGES[2:] if f"{page.parent.name}/{page.stem}\n" not in index]
     assert not missing
 
 
