@@ -1,6 +1,7 @@
 """Facts in a model: the neurons that hold them, how they are laid out, and what they do."""
 
 from neuronwise.knowledge.agreement import jaccard, r1_squared
+from neuronwise.knowledge.editors import EDITORS, editors
 from neuronwise.knowledge.effect import Effect, amplify, measure_effect, suppress
 from neuronwise.knowledge.locate import locate
 from neuronwise.knowledge.located import KnowledgeNeurons
@@ -10,6 +11,7 @@ from neuronwise.knowledge.redundancy import Redundancy, redundancy
 from neuronwise.knowledge.selection import Refinement, coarse
 
 __all__ = [
+    "EDITORS",
     "Effect",
     "KnowledgeMap",
     "KnowledgeNeurons",
@@ -17,6 +19,7 @@ __all__ = [
     "Refinement",
     "amplify",
     "coarse",
+    "editors",
     "jaccard",
     "knowledge_map",
     "locate",

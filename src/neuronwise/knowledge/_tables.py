@@ -214,7 +214,7 @@ def _hubs(
     of_one = (largest >= _MOSTLY * facts) & (relations[most] != "")
     return pd.DataFrame(
         {
-            "site": [sites[int(at)].name for at in place],
+            "site": np.array([sites[int(at)].name for at in place], dtype=object),
             "layer": pd.array([sites[int(at)].layer for at in place], dtype="Int32"),
             "neuron": index,
             "kind": np.where(of_one[chosen], "relation", "hub"),

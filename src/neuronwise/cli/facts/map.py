@@ -1,0 +1,70 @@
+"""``neuronwise facts map``: one fact, drawn over the layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuronwise.cli.facts.options import FactsName, MultiToken, located_in, open_facts
+from neuronwise.cli.observe import refuse_used
+from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Threads, open_model
+from neuronwise.cli.running import running, torch_threads
+
+__all__ = ["EXAMPLES", "map_"]
+
+EXAMPLES = (
+    "neuronwise facts map fact-gpt fact-gpt --out map",
+    "neuronwise facts map fact-gpt fact-gpt --fact ID --from neurons --out map --overwrite",
+)
+
+
+def map_(
+    model: ModelName,
+    facts: FactsName,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    fact: Annotated[
+        str | None, typer.Option("--fact", metavar="ID", help="Id of the fact. Default: the first one.")
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Take the neurons that facts locate found."),
+    ] = None,
+    k: Annotated[
+        int, typer.Option("--k", min=1, metavar="N", help="Without --from: neurons of each layer.")
+    ] = 5,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="The attribution method.")
+    ] = "joint_integrated_gradients",
+    multi_token: MultiToken = False,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    device: Device = "cpu",
+    dtype: Dtype = None,
+    json_: Json = False,
+) -> None:
+    """Draw the map of one fact: its neurons in every layer, and which of them feed which further up."""
+    with running(json_) as screen:
+        from neuronwise import knowledge
+
+        refuse_used(out, overwrite)
+        loaded = open_model(model, device=device, dtype=dtype)
+        known = open_facts(facts, loaded.model, relations=None, each=None, seed=0)
+        chosen = known[0] if fact is None else known[fact]
+        neurons = k if from_ is None else located_in(from_).neurons(chosen.id)
+        with torch_threads(threads):
+            found = knowledge.knowledge_map(
+                loaded.model,
+                loaded.tokenizer,
+                chosen,
+                neurons,
+                method=method,
+                multi_token=multi_token,
+                model_name=loaded.name,
+            )
+        found.save(out, overwrite=overwrite)
+        screen.document({"folder": str(out), "fact": chosen.to_dict(), "tables": dict(found.tables)})
+        screen.line(f"{chosen.prompts[0]} -> {chosen.answer}")
+        screen.table(found.to_frame())
+        screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")
