@@ -102,7 +102,7 @@ def knowledge_map(
             of either sign.
         sites: Whose neurons; by default the feed-forward neurons that ``find_sites`` finds (those of the decoder, in an
             encoder-decoder).
-        method: A name in :data:`neuronwise.attribute.METHODS`, or a :class:`neuronwise.attribute.Method`.
+        method: A name in ``neuronwise.attribute.METHODS``, or a :class:`neuronwise.attribute.Method`.
         target: What the neurons' scores are about; edges are about activations.
         heat_map: Also score the neurons at every position, summed for each layer.
         multi_token: Allow an answer of several tokens; edges are then about the slot of the first.
