@@ -16,8 +16,9 @@ from neuronwise import errors
 
 if TYPE_CHECKING:
     from neuronwise.attribute import Attribution, attribute
-    from neuronwise.data import corpus, load_model, load_weights
+    from neuronwise.data import Fact, corpus, facts, load_model, load_weights
     from neuronwise.hooks import capture, check, intervene
+    from neuronwise.knowledge import KnowledgeNeurons, locate
     from neuronwise.observe import Activity, ablate, observe
     from neuronwise.sites import NeuronSet, Site, Sites, find_sites, promoted_tokens
     from neuronwise.store import load_result as load
@@ -28,6 +29,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Activity",
     "Attribution",
+    "Fact",
+    "KnowledgeNeurons",
     "NeuronSet",
     "Site",
     "Sites",
@@ -37,11 +40,13 @@ __all__ = [
     "check",
     "corpus",
     "errors",
+    "facts",
     "find_sites",
     "intervene",
     "load",
     "load_model",
     "load_weights",
+    "locate",
     "observe",
     "promoted_tokens",
     "query",
@@ -52,6 +57,8 @@ _NAMES: Final = MappingProxyType(
     {
         "Activity": ("observe", "Activity"),
         "Attribution": ("attribute", "Attribution"),
+        "Fact": ("data", "Fact"),
+        "KnowledgeNeurons": ("knowledge", "KnowledgeNeurons"),
         "NeuronSet": ("sites", "NeuronSet"),
         "Site": ("sites", "Site"),
         "Sites": ("sites", "Sites"),
@@ -60,11 +67,13 @@ _NAMES: Final = MappingProxyType(
         "capture": ("hooks", "capture"),
         "check": ("hooks", "check"),
         "corpus": ("data", "corpus"),
+        "facts": ("data", "facts"),
         "find_sites": ("sites", "find_sites"),
         "intervene": ("hooks", "intervene"),
         "load": ("store", "load_result"),
         "load_model": ("data", "load_model"),
         "load_weights": ("data", "load_weights"),
+        "locate": ("knowledge", "locate"),
         "observe": ("observe", "observe"),
         "promoted_tokens": ("sites", "promoted_tokens"),
         "query": ("store", "query"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuronwise.cli import foundation
+from neuronwise.cli import foundation, girl
 from neuronwise.cli.options import Json, Threads
 from neuronwise.cli.running import running, torch_threads
 from neuronwise.cli.tour import Tour
@@ -29,6 +29,7 @@ CHAPTERS: tuple[tuple[str, str, Callable[[Tour], Mapping[str, Any]]], ...] = (
     ("observe", "Watching them", foundation.watch),
     ("selective", "The most selective neurons", foundation.most_selective),
     ("ablation", "Switching neurons off", foundation.switch_off),
+    ("fact", "One fact: a girl named Lily", girl.one_fact),
     ("results", "Kept for later", foundation.keep),
 )
 

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from neuronwise.data import Corpus, LoadedModel
     from neuronwise.observe import Ablation, Activity
 
-__all__ = ["ABLATION", "ACTIVITY", "Tour"]
+__all__ = ["ABLATION", "ACTIVITY", "KNOWLEDGE", "MAP", "Tour"]
 
 ACTIVITY = "activity"
 ABLATION = "ablation"
+KNOWLEDGE = "knowledge"
+MAP = "map"
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Tour:
         Raises:
             WriteError: If there is such a folder where results would go.
         """
-        for name in (ACTIVITY, ABLATION):
+        for name in (ACTIVITY, ABLATION, KNOWLEDGE, MAP):
             folder = self.out / name
             if folder.exists() and not (folder / "manifest.json").is_file():
                 raise WriteError(
