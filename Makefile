@@ -30,7 +30,7 @@ demo: $(DEMO_READY) ## find, watch and switch off the neurons of a small languag
 	$(BIN)/neuronwise demo
 
 test: $(DEV_READY) ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 test-slow: $(RAY_READY) ## the long checks, Ray among them
 	$(BIN)/python -m pytest -q -m slow

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import BatchEncoding, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as hf_logging
 
-from neuronwise.attribute import Answers, IntegratedGradients, Probability, Problem, frozen_parameters, score
-from neuronwise.hooks import untouched
+from neuronwise.attribute import Answers, IntegratedGradients, Probability, Problem, score
+from neuronwise.hooks import frozen_parameters, untouched
 from neuronwise.sites import find_sites
 
 MASK, ANSWER = 103, 2003

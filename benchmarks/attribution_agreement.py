@@ -27,11 +27,10 @@ from neuronwise.attribute import (
     Problem,
     SmoothGrad,
     attribute,
-    frozen_parameters,
 )
 from neuronwise.data import Prompts, bundled, encode, load_model
 from neuronwise.data.facts import read_fact_model
-from neuronwise.hooks import untouched
+from neuronwise.hooks import frozen_parameters, untouched
 from neuronwise.sites import Sites, find_sites
 
 SIZES = (5, 20, 60)

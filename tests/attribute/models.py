@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuronwise.attribute import Answers, Problem, Target, frozen_parameters
-from neuronwise.hooks import untouched
+from neuronwise.attribute import Answers, Problem, Target
+from neuronwise.hooks import frozen_parameters, untouched
 from neuronwise.sites import Site, Sites, WeightSlice, find_sites
 
 VOCABULARY = 23

@@ -78,22 +78,24 @@ def test_the_quick_demo_from_end_to_end(run, tmp_path):
     shown = " ".join(done.stdout.split())
     assert foundation._SENTENCE in shown
     assert "This is, word for word, what it is documented to say." in shown
-    for heading in ("1. A language model", "4. The most selective neurons", "6. Kept for later"):
+    for heading in (
+        "1. A language model",
+        "4. The most selective neurons",
+        "6. One fact: a girl named Lily",
+        "7. Kept for later",
+    ):
         assert heading in shown
     assert "860 neurons in 5 layers" in shown
-    assert (
-        max(
-            len(line)
-            for line in done.stdout.splitlines()
-            if "{" not in line and "neuronwise query" not in line
-        )
-        < 200
-    )
+    assert max(len(line) for line in done.stdout.splitlines() if str(tmp_path) not in line) < 200
     assert (tmp_path / "demo" / "report.html").stat().st_size > 10_000
     effect = nw.load(tmp_path / "demo" / "ablation")
     assert len(effect.random_changes) == 2
     assert f"{effect.change:+.4f}" in shown
     assert len(nw.load(tmp_path / "demo" / "activity").to_frame()) == 860
+    assert "little girl named Tim" in shown
+    assert "Undone, the model is what it was, to the last bit." in shown
+    assert set(nw.load(tmp_path / "demo" / "knowledge").ids) == {"girl", "boy"}
+    assert (tmp_path / "demo" / "girl.html").stat().st_size > 10_000
 
 
 def test_the_demo_leaves_folders_that_are_not_its_own_alone(run, tmp_path):

@@ -14,7 +14,7 @@ from neuronwise.attribute.integrated import IntegratedGradients
 from neuronwise.attribute.log_increase import LogProbabilityIncrease
 from neuronwise.attribute.method import Method, Scores
 from neuronwise.attribute.noise import FusionGrad, NoiseGrad, SmoothGrad
-from neuronwise.attribute.problem import Cost, Group, Problem, frozen_parameters
+from neuronwise.attribute.problem import Cost, Group, Problem
 from neuronwise.attribute.quadrature import RULES, quadrature
 from neuronwise.attribute.reference import Counterfactual
 from neuronwise.attribute.selectivity import GroupSelectivity, group_selectivity
@@ -61,7 +61,6 @@ __all__ = [
     "Target",
     "attribute",
     "eliminate",
-    "frozen_parameters",
     "group_selectivity",
     "quadrature",
     "score",

@@ -25,12 +25,12 @@ from neuronwise.attribute.integrated import IntegratedGradients
 from neuronwise.attribute.log_increase import LogProbabilityIncrease
 from neuronwise.attribute.method import Method, Scores
 from neuronwise.attribute.noise import FusionGrad, NoiseGrad, SmoothGrad
-from neuronwise.attribute.problem import Problem, frozen_parameters
+from neuronwise.attribute.problem import Problem
 from neuronwise.attribute.reference import Counterfactual, Reference
 from neuronwise.attribute.targets import Target, TargetFunction, as_target
 from neuronwise.data import model_card
 from neuronwise.errors import InvalidArgumentError, closest
-from neuronwise.hooks import batch_mismatch, untouched
+from neuronwise.hooks import batch_mismatch, frozen_parameters, untouched
 from neuronwise.sites import NeuronSet, Site, Sites, find_sites
 from neuronwise.store import Manifest
 

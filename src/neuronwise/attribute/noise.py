@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from neuronwise.attribute._inputs import has_floats, with_floats
 from neuronwise.attribute.integrated import IntegratedGradients
 from neuronwise.attribute.method import Method, Scores
-from neuronwise.attribute.problem import Problem, has_floats, with_floats
+from neuronwise.attribute.problem import Problem
 from neuronwise.attribute.reference import Reference
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks import capture

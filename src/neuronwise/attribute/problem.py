@@ -7,9 +7,8 @@ passes as the memory allows.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -17,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuronwise.attribute._changes import Leaves, Noise, Rows, Scaled, flattened, placed
 from neuronwise.attribute._forms import Form, Prefix, entry_of, prefix_of, select_rows, shareable
+from neuronwise.attribute._inputs import batch_size, embedding_sites, has_floats, with_floats, without_cache
 from neuronwise.attribute._positions import PositionsLike, resolve_positions
+from neuronwise.attribute._saved import SavedBytes, nothing
 from neuronwise.attribute.targets import Outputs, Target
 from neuronwise.errors import HookError, InvalidArgumentError, NeuronwiseError, closest
 from neuronwise.hooks import (
-    Growth,
-    Intervention,
-    Spot,
     call_model,
     capture,
     grow,
@@ -33,8 +32,6 @@ from neuronwise.hooks import (
     refuse_uncatchable,
     sequence_first,
 )
-from neuronwise.hooks.interventions import Change
-from neuronwise.hooks.model import tensors_in
 from neuronwise.sites import Site, Sites, unembedding_layer
 
 __all__ = [
@@ -43,9 +40,6 @@ __all__ = [
     "Evaluated",
     "Group",
     "Problem",
-    "frozen_parameters",
-    "has_floats",
-    "with_floats",
 ]
 
 _LEAST_PREFIX = 4  # tokens before the last; sharing fewer is not worth a run of their own
@@ -172,7 +166,7 @@ class Problem:
                     f"{site.name}: attribution needs the batch first; use batch_first=True."
                 )
         self.model = model
-        self.inputs = _without_cache(model, inputs)
+        self.inputs = without_cache(model, inputs)
         self.target = target
         self.sites = sites
         self.memory = memory
@@ -180,7 +174,7 @@ class Problem:
         self._may_change = form == "auto"
         self.input_noise = input_noise
         self.cost = Cost()
-        self.count = _batch_size(self.inputs)
+        self.count = batch_size(self.inputs)
         self.asked_positions = positions
         #: Positions that are scored, ``{site: (example, position)}``; -1 where an example has fewer.
         self.positions: dict[Site, Tensor] = {}
@@ -290,7 +284,7 @@ class Problem:
             examples: For every row, the number of its example.
         """
         positions = self.positions[site][examples]
-        return lambda values, new: _placed(_flat(values), new.to(values), positions).reshape(values.shape)
+        return lambda values, new: placed(flattened(values), new.to(values), positions).reshape(values.shape)
 
     def rows_at_once(self, each: int = 1) -> int:
         """Return for how many examples, with so many rows each, a backward pass fits into the memory; at least 1."""
@@ -348,9 +342,9 @@ class Problem:
             elif moved:
                 stack.enter_context(intervene(self.model, self.embeddings, towards))
             if factors:
-                scaled = _Scaled({site: (factors[site], self.positions[site]) for site in factors}, examples)
+                scaled = Scaled({site: (factors[site], self.positions[site]) for site in factors}, examples)
                 stack.enter_context(intervene(self.model, Sites(factors), scaled))
-            leaves = _Leaves()
+            leaves = Leaves()
             stack.enter_context(intervene(self.model, self.sites, leaves))
             stack.enter_context(torch.enable_grad())
             value = self._target_of(inputs, examples)
@@ -372,7 +366,7 @@ class Problem:
 
     def _picked(self, site: Site, tensor: Tensor, examples: Tensor, *, neurons_last: bool = False) -> Tensor:
         """Return a site's rows at the positions that are scored, ``(row, position, neuron)``."""
-        flat = _flat(tensor.detach() if neurons_last else tensor.detach().movedim(site.axis, -1))
+        flat = flattened(tensor.detach() if neurons_last else tensor.detach().movedim(site.axis, -1))
         positions = self.positions[site][examples].to(flat.device)
         picked = flat[torch.arange(len(flat), device=flat.device).unsqueeze(1), positions.clamp(min=0)]
         return picked * (positions >= 0).to(picked).unsqueeze(-1)
@@ -390,17 +384,17 @@ class Problem:
         return clean
 
     def _run_clean(self, head: nn.Module | None) -> _Clean | None:
-        counted = _SavedBytes(self.model)
+        counted = SavedBytes(self.model)
         examples = torch.arange(self.count)
         with ExitStack() as stack:
             stack.enter_context(self._noise(lambda: examples))
             cap = stack.enter_context(capture(self.model, self.sites, reduce=self._read))
             seen = self._taps(stack)
-            stack.enter_context(intervene(self.model, self.sites, _Leaves()))
+            stack.enter_context(intervene(self.model, self.sites, Leaves()))
             if head is not None:
                 stack.enter_context(keep_positions(head, lambda: self._wanted(examples)))
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(counted, _nothing))
+            stack.enter_context(torch.autograd.graph.saved_tensors_hooks(counted, nothing))
             output = call_model(self.model, self.inputs)
             logits = self._logits(output, examples, sliced=head is not None)
             if head is not None and logits is None:
@@ -413,7 +407,7 @@ class Problem:
 
     def _read(self, site: Site, tensor: Tensor) -> Tensor:
         """Return a site's activations at the chosen positions, ``(example, position, neuron)``."""
-        flat = _flat(tensor.detach().movedim(site.axis, -1))
+        flat = flattened(tensor.detach().movedim(site.axis, -1))
         if flat.shape[0] != self.count:
             raise InvalidArgumentError(
                 f"{site.name}: the first axis of {tuple(tensor.shape)} should count the {self.count} examples of the "
@@ -502,7 +496,7 @@ class Problem:
         local = torch.zeros(self.count, dtype=torch.long)
         local[base] = torch.arange(len(base))
         joining: dict[str, list[Tensor]] = {path: [] for path in self._paths}
-        rows = _Rows(self.sites, base)
+        rows = Rows(self.sites, base)
         starts: dict[int, int] = {}
         leaves: dict[tuple[int, Site], Tensor] = {}
         stop = len(base)
@@ -533,7 +527,7 @@ class Problem:
         ], found
 
     def _forward(
-        self, form: Form, base: Tensor, joining: Mapping[str, list[Tensor]], rows: _Rows, *, gradients: bool
+        self, form: Form, base: Tensor, joining: Mapping[str, list[Tensor]], rows: Rows, *, gradients: bool
     ) -> Tensor:
         """Run the model on the base rows and all that join, and return the target of every row."""
         entries = {path: torch.cat(parts) if parts else base[:0] for path, parts in joining.items()}
@@ -599,7 +593,7 @@ class Problem:
         if not self.target.taps:
             return dict
         cap = stack.enter_context(
-            capture(self.model, self.target.taps, reduce=lambda site, t: _flat(t.movedim(site.axis, -1)))
+            capture(self.model, self.target.taps, reduce=lambda site, t: flattened(t.movedim(site.axis, -1)))
         )
         return lambda: {site.name: cap[site] for site in self.target.taps}
 
@@ -608,7 +602,7 @@ class Problem:
         noise = self.input_noise
         if noise is None:
             return ExitStack()  # type: ignore[return-value] # a context that does nothing
-        return intervene(self.model, Sites(list(noise)), _Noise(noise, examples))
+        return intervene(self.model, Sites(list(noise)), Noise(noise, examples))
 
     @cached_property
     def embeddings(self) -> Sites:
@@ -617,7 +611,7 @@ class Problem:
         Raises:
             InvalidArgumentError: If there is none.
         """
-        sites = _embedding_sites(self.model)
+        sites = embedding_sites(self.model)
         with torch.no_grad(), capture(self.model, sites, reduce=lambda site, tensor: True) as cap:
             call_model(self.model, self.inputs)
         self.cost.forwards += self.count
@@ -717,104 +711,6 @@ class Problem:
         self.cost.largest = max(self.cost.largest, rows + base)
 
 
-class _Noise(Intervention):
-    """Adds noise to the outputs of the input embeddings."""
-
-    def __init__(self, noise: Mapping[Site, Sequence[Tensor]], examples: Callable[[], Tensor]) -> None:
-        self._noise = noise
-        self._examples = examples
-
-    def at(self, spot: Spot) -> Change:
-        """Return the change for one embedding."""
-        given = self._noise[spot.site]
-        return lambda values, call: values + given[call or 0][self._examples()].to(values)
-
-
-class _Rows(Intervention):
-    """Puts given values into the rows that they belong to, at every site."""
-
-    def __init__(self, sites: Sites, base: Tensor) -> None:
-        self._sites = sites
-        self._base = base
-        self._growth = Growth(torch.arange(len(base)))
-        self._parts: dict[Site, list[tuple[int, Tensor, Tensor]]] = {}
-
-    @property
-    def sites(self) -> list[Site]:
-        """The sites at which something is put."""
-        return [site for site in self._sites if site in self._parts]
-
-    def put(self, site: Site, start: int, values: Tensor, positions: Tensor) -> None:
-        """Put values ``(row, position, neuron)`` at positions ``(row, position)`` of the rows from ``start``."""
-        self._parts.setdefault(site, []).append((start, values, positions))
-
-    def follow(self, growth: Growth) -> None:
-        """Learn from a growing batch which rows there are."""
-        self._growth = growth
-
-    def examples(self) -> Tensor:
-        """Return the number of each row's example."""
-        return self._base[self._growth.examples]
-
-    def completed(self, values: Tensor) -> Tensor:
-        """Return a tap's rows with those that joined later, which are like their example there."""
-        return torch.cat([values, values[self._growth.examples[len(values) :]]])
-
-    def at(self, spot: Spot) -> Change:
-        """Return the change for one site."""
-        parts = sorted(self._parts[spot.site], key=lambda part: part[0])
-
-        def change(values: Tensor, call: int | None) -> Tensor:
-            flat = _flat(values)
-            pieces, done = [], 0
-            for start, new, positions in parts:
-                stop = start + len(new)
-                pieces += [flat[done:start], _placed(flat[start:stop], new, positions)]
-                done = stop
-            return torch.cat([*pieces, flat[done:]]).reshape(values.shape)
-
-        return change
-
-
-class _Scaled(Intervention):
-    """Multiplies neurons of each row at the positions that are scored."""
-
-    def __init__(self, parts: Mapping[Site, tuple[Tensor, Tensor]], examples: Tensor) -> None:
-        self._parts = parts
-        self._examples = examples
-
-    def at(self, spot: Spot) -> Change:
-        """Return the change for one site."""
-        factors, positions = (part[self._examples] for part in self._parts[spot.site])
-
-        def change(values: Tensor, call: int | None) -> Tensor:
-            flat = _flat(values)
-            chosen = torch.zeros(len(flat), flat.shape[1] + 1, dtype=torch.bool)
-            chosen.scatter_(1, torch.where(positions >= 0, positions, flat.shape[1]), True)
-            chosen = chosen[:, : flat.shape[1]].to(flat.device).unsqueeze(-1)
-            return torch.where(chosen, flat * factors.to(flat).unsqueeze(1), flat).reshape(values.shape)
-
-        return change
-
-
-def _placed(old: Tensor, new: Tensor, positions: Tensor) -> Tensor:
-    """Return ``old`` (row, T, neuron) with ``new`` (row, P, neuron) at positions (row, P); -1 is nowhere."""
-    rows, length = old.shape[:2]
-    if length == 1 and new.shape[1] == 1:
-        return new
-    source = torch.full((rows, length + 1), -1, dtype=torch.long)
-    places = torch.where(positions >= 0, positions, length).cpu()
-    source.scatter_(1, places, torch.arange(new.shape[1]).expand(rows, -1))
-    source = source[:, :length].to(old.device)
-    chosen = new.gather(1, source.clamp(min=0).unsqueeze(-1).expand(-1, -1, new.shape[2]))
-    return torch.where((source >= 0).unsqueeze(-1), chosen, old)
-
-
-def _flat(values: Tensor) -> Tensor:
-    """Return activations with the neurons last as ``(row, position, neuron)``."""
-    return values.reshape(values.shape[0], -1, values.shape[-1])
-
-
 def _runs(number: int, entry: int, group: Group, rows: Tensor) -> list[_Item]:
     """Return items of neighbouring rows."""
     breaks = ((rows[1:] - rows[:-1]) != 1).nonzero()[:, 0] + 1
@@ -824,113 +720,3 @@ def _runs(number: int, entry: int, group: Group, rows: Tensor) -> list[_Item]:
         values = {site: given[where] for site, given in group.values.items()}
         items.append(_Item(number, where, group.examples[where], values, entry, group.gradients))
     return items
-
-
-class _Leaves(Intervention):
-    """Makes the gradient flow from every site, and keeps what it flows to; the values stay as they are."""
-
-    def __init__(self) -> None:
-        self._kept: dict[Site, Tensor] = {}
-
-    def tensor(self, site: Site) -> Tensor:
-        """Return a site's activations with the neurons last, which gradients can be asked for."""
-        return self._kept[site]
-
-    def at(self, spot: Spot) -> Change:
-        """Return the change for one site."""
-
-        def change(values: Tensor, call: int | None) -> Tensor:
-            if not values.is_floating_point():
-                return values
-            kept = values if values.requires_grad else values.detach().requires_grad_()
-            self._kept[spot.site] = kept
-            return kept.clone()  # what follows may overwrite it in place
-
-        return change
-
-
-class _SavedBytes:
-    """Counts what autograd would keep, and keeps nothing."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._weights = {
-            weight.untyped_storage().data_ptr() for weight in (*model.parameters(), *model.buffers())
-        }
-        self.total = 0
-
-    def __call__(self, tensor: Tensor) -> None:
-        if tensor.untyped_storage().data_ptr() not in self._weights:
-            self.total += tensor.numel() * tensor.element_size()
-
-
-def _nothing(packed: None) -> Tensor:
-    raise AssertionError("The first run has no backward pass.")
-
-
-@contextmanager
-def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """Compute no gradients of parameters inside a ``with`` block; the flags are put back, also after an exception."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
-def _embedding_sites(model: nn.Module) -> Sites:
-    """Return the outputs of all modules that have the weight of the model's input embedding."""
-    method = getattr(model, "get_input_embeddings", None)
-    layer = method() if callable(method) else None
-    if layer is None:
-        layer = next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor):
-        raise InvalidArgumentError(
-            f"{type(model).__name__} has no input embedding. Give it floating-point inputs."
-        )
-    return Sites(
-        Site(path, "output", width=int(getattr(module, "embedding_dim", weight.shape[-1])))
-        for path, module in model.named_modules()
-        if module is layer or (isinstance(module, nn.Embedding) and module.weight is weight)
-    )
-
-
-def has_floats(inputs: Any) -> bool:
-    """Return whether a batch has floating-point tensors, masks aside."""
-    return any(
-        tensor.is_floating_point() and not name.endswith("mask']") for name, tensor in tensors_in(inputs)
-    )
-
-
-def with_floats(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return a batch with its floating-point tensors, masks aside, changed."""
-    if isinstance(inputs, Tensor):
-        return change(inputs) if inputs.is_floating_point() else inputs
-    if isinstance(inputs, Mapping):
-        return {
-            name: value if str(name).endswith("mask") else with_floats(value, change)
-            for name, value in inputs.items()
-        }
-    if isinstance(inputs, tuple | list):
-        return type(inputs)(with_floats(value, change) for value in inputs)
-    return inputs
-
-
-def _batch_size(inputs: Any) -> int:
-    sizes = [tensor.shape[0] for _, tensor in tensors_in(inputs) if tensor.dim()]
-    if not sizes or not sizes[0]:
-        raise InvalidArgumentError("The batch has no examples: it holds no tensor, or an empty one.")
-    return int(sizes[0])
-
-
-def _without_cache(model: nn.Module, inputs: Any) -> Any:
-    """Switch off the key-value cache of generation, which would only take memory."""
-    if not isinstance(inputs, Mapping):
-        return inputs
-    plain = dict(inputs)
-    if "use_cache" not in plain and "use_cache" in inspect.signature(model.forward).parameters:
-        plain["use_cache"] = False
-    return plain

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from neuronwise.hooks import refuse_uncatchable, untouched
+from neuronwise.hooks import frozen_parameters, refuse_uncatchable, untouched
 
 __all__ = ["guest"]
 
@@ -19,12 +19,5 @@ def guest(model: nn.Module) -> Iterator[None]:
     Frozen parameters keep the graph small: only what depends on the tensors that are optimised is stored.
     """
     refuse_uncatchable(model)
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with untouched(model):
-        try:
-            for parameter, _ in flags:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+    with untouched(model), frozen_parameters(model):
+        yield

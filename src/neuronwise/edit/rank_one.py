@@ -130,7 +130,7 @@ def rank_one_update(weight: Tensor, key: Tensor, value: Tensor, covariance: Tens
     Example:
         >>> spread = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
         >>> left, right = rank_one_update(torch.eye(2), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]), spread)
-        >>> (torch.eye(2) + left @ right).tolist()
+        >>> (torch.eye(2) + left @ right).round(decimals=9).tolist()
         [[0.0, 0.5], [1.0, 0.5]]
     """
     residual = value.double() - weight.double() @ key.double()

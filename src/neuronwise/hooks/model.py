@@ -20,6 +20,7 @@ __all__ = [
     "batch_mismatch",
     "call_model",
     "device_of",
+    "frozen_parameters",
     "refuse_uncatchable",
     "sequence_first",
     "tensors_in",
@@ -96,6 +97,19 @@ def refuse_uncatchable(model: nn.Module) -> None:
                 f"{where} is an nn.DataParallel, which runs copies of the model that hooks do not belong to. "
                 "Use the model inside it (.module)."
             )
+
+
+@contextmanager
+def frozen_parameters(model: nn.Module) -> Iterator[None]:
+    """Compute no gradients of parameters inside a ``with`` block; the flags are put back, also after an exception."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @contextmanager

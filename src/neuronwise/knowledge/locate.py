@@ -21,14 +21,13 @@ from neuronwise.attribute import (
     Problem,
     Scores,
     eliminate,
-    frozen_parameters,
     score,
 )
 from neuronwise.data import Fact, Facts, Prompts, encode, model_card
 from neuronwise.data import facts as read_facts
 from neuronwise.engine import Block, blocks_of, map_reduce, progress_bar
 from neuronwise.errors import FactError, InvalidArgumentError, closest
-from neuronwise.hooks import call_model, device_of, refuse_uncatchable, untouched
+from neuronwise.hooks import call_model, device_of, frozen_parameters, refuse_uncatchable, untouched
 from neuronwise.knowledge._tables import tables_of
 from neuronwise.knowledge.agreement import jaccard, r1_squared
 from neuronwise.knowledge.located import KnowledgeNeurons

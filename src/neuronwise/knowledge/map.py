@@ -19,12 +19,11 @@ from neuronwise.attribute import (
     Probability,
     Problem,
     Scores,
-    frozen_parameters,
     score,
 )
 from neuronwise.data import Fact, Facts, Prompts, encode, model_card, token_strings
 from neuronwise.errors import InvalidArgumentError, closest
-from neuronwise.hooks import device_of, untouched
+from neuronwise.hooks import device_of, frozen_parameters, untouched
 from neuronwise.knowledge._rows import in_encoder
 from neuronwise.sites import NeuronSet, Site, Sites, find_sites
 from neuronwise.store import Manifest, Result

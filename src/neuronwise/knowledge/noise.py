@@ -17,12 +17,11 @@ from neuronwise.attribute import (
     NoiseGrad,
     Problem,
     Scores,
-    frozen_parameters,
     score,
 )
 from neuronwise.data import Prompts
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.hooks import device_of, untouched
+from neuronwise.hooks import device_of, frozen_parameters, untouched
 from neuronwise.sites import Site, Sites, find_sites
 
 __all__ = ["noise_level", "smoothed"]

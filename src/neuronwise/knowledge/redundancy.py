@@ -12,10 +12,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import nn
 
-from neuronwise.attribute import IntegratedGradients, Probability, Problem, frozen_parameters, score
+from neuronwise.attribute import IntegratedGradients, Probability, Problem, score
 from neuronwise.data import Fact, Facts, encode, model_card
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.hooks import device_of, untouched
+from neuronwise.hooks import device_of, frozen_parameters, untouched
 from neuronwise.knowledge._rows import multiplied
 from neuronwise.sites import NeuronSet, Site, Sites, find_sites
 from neuronwise.store import Manifest, Result
