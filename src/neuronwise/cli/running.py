@@ -39,6 +39,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.ResultError, 4),
     (errors.DataError, 3),
     (errors.HookError, 3),
+    (errors.PatchError, 3),
     (errors.AddressError, 2),
     (errors.InvalidArgumentError, 2),
     (OSError, 3),

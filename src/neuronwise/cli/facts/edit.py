@@ -8,15 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuronwise.cli.facts.options import Each, FactsName, Relations, located_in, open_facts, show_problems
+from neuronwise.cli.facts.options import (
+    Each,
+    FactsName,
+    Relations,
+    located_in,
+    open_facts,
+    pick_fact,
+    show_problems,
+    warn_of_other_model,
+)
+from neuronwise.cli.facts.outcome import finish
 from neuronwise.cli.observe import refuse_used
 from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Seed, Threads, open_model
 from neuronwise.cli.running import running, torch_threads
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from neuronwise.cli.screen import Screen
-    from neuronwise.data import Fact, Facts, LoadedModel
-    from neuronwise.edit import Patch
+    from neuronwise.data import Facts, LoadedModel
 
 __all__ = ["EDIT_EXAMPLES", "ERASE_EXAMPLES", "EVALUATE_EXAMPLES", "edit", "erase", "evaluate"]
 
@@ -49,7 +60,12 @@ K = Annotated[
 ]
 Layer = Annotated[
     list[int] | None,
-    typer.Option("--layer", min=0, metavar="N", help="Layer for rome and memit. Can be given several times."),
+    typer.Option(
+        "--layer",
+        min=0,
+        metavar="N",
+        help="Layer for rome (the first) and memit. Can be given several times.",
+    ),
 ]
 CorpusOption = Annotated[
     str | None,
@@ -70,7 +86,12 @@ ModelOut = Annotated[
     typer.Option("--model-out", metavar="FOLDER", help="Save the edited model as a model folder."),
 ]
 FactId = Annotated[
-    str | None, typer.Option("--fact", metavar="ID", help="Id of the fact. Default: the first one.")
+    str | None,
+    typer.Option(
+        "--fact",
+        metavar="ID",
+        help="Id of the fact. Default: the first one, with --from the first with neurons.",
+    ),
 ]
 
 
@@ -103,24 +124,43 @@ def edit(
         from dataclasses import replace
 
         from neuronwise import knowledge
+        from neuronwise.data import Facts
 
         _refuse(patch, model_out, overwrite)
+        if method == "erase_slots":
+            raise typer.BadParameter(
+                "it gives no new answer; to take a fact away: neuronwise facts erase.", param_hint="--method"
+            )
+        located = None if from_ is None else located_in(from_)
         loaded = open_model(model, device=device, dtype=dtype)
         known = open_facts(facts, loaded.model, relations=None, each=None, seed=0)
-        chosen = known[0] if fact is None else known[fact]
+        sets = None if located is None else located.sets(k=k, refined=k is None)
+        if fact is None and new is None:
+            possible = Facts([one for one in known if one.new_answer is not None], name=known.name)
+        else:
+            possible = known
+        if not possible:
+            raise typer.BadParameter(f"no fact of {facts} has a new answer.", param_hint="--new")
+        chosen = pick_fact(possible, fact, sets)
         if new is not None:
             chosen = replace(chosen, new_answer=new)
+        if chosen.new_answer is None:
+            raise typer.BadParameter(
+                f"the fact {chosen.id!r} has no new answer in the file.", param_hint="--new"
+            )
         ways = knowledge.editors(
             loaded.model,
             loaded.tokenizer,
             [method],
-            located=None if from_ is None else located_in(from_),
-            k=k,
+            located=sets,
             layers=layer,
             corpus=_corpus(corpus, loaded),
             settings={method: _settings(set_)},
         )
-        _finish(screen, loaded, ways[method](chosen), chosen, known, patch, model_out, overwrite)
+        made = ways[method](chosen)
+        if located is not None:
+            warn_of_other_model(screen, located, made.base)
+        finish(screen, loaded, made, [chosen], known, patch, model_out, overwrite)
 
 
 def erase(
@@ -140,8 +180,9 @@ def erase(
         ),
     ] = None,
     neurons: Annotated[
-        int, typer.Option("--neurons", min=1, metavar="N", help="With --relation: how many neurons.")
-    ] = 20,
+        int | None,
+        typer.Option("--neurons", min=1, metavar="N", help="With --relation: how many neurons. Default: 20."),
+    ] = None,
     k: K = None,
     patch: PatchOut = None,
     model_out: ModelOut = None,
@@ -153,30 +194,39 @@ def erase(
 ) -> None:
     """Empty the value slots of a fact's neurons, or of those that most facts of a relation have."""
     with running(json_) as screen, torch_threads(threads):
-        import neuronwise as nw
-        from neuronwise import knowledge
+        from dataclasses import replace
+
         from neuronwise.edit import erase_slots
+        from neuronwise.errors import FactError
+        from neuronwise.knowledge.editors import neurons_of
 
         _refuse(patch, model_out, overwrite)
         if fact is not None and relation is not None:
             raise typer.BadParameter("give --fact or --relation, not both.", param_hint="--relation")
+        if relation is None and neurons is not None:
+            raise typer.BadParameter(
+                "it goes with --relation; for one fact it is --k.", param_hint="--neurons"
+            )
+        if relation is not None and k is not None:
+            raise typer.BadParameter(
+                "it goes with one fact; for a relation it is --neurons.", param_hint="--k"
+            )
         located = located_in(from_)
         loaded = open_model(model, device=device, dtype=dtype)
-        known = open_facts(
-            facts, loaded.model, relations=None if relation is None else [relation], each=None, seed=0
-        )
-        chosen = known[0] if fact is None else known[fact]
+        known = open_facts(facts, loaded.model, relations=None, each=None, seed=0)
         if relation is None:
-            made = knowledge.editors(loaded.model, loaded.tokenizer, ["erase_slots"], located=located, k=k)[
-                "erase_slots"
-            ](chosen)
+            sets = located.sets(k=k, refined=k is None)
+            chosen = [pick_fact(known, fact, sets)]
+            found = sets[chosen[0].id]
         else:
-            common = located.commonest(relation, neurons)
-            own = {site.name: site for site in nw.find_sites(loaded.model)}
-            made = erase_slots(
-                loaded.model, nw.NeuronSet.of({own[site.name]: common.indices(site) for site in common.sites})
-            )
-        _finish(screen, loaded, made, chosen, known, patch, model_out, overwrite)
+            chosen = list(open_facts(facts, loaded.model, relations=[relation], each=None, seed=0))
+            found = located.commonest(relation, neurons or 20)
+            if not len(found):
+                raise FactError(f"No fact of the relation {relation!r} has neurons in --from.")
+        chosen = [replace(one, new_answer=None) for one in chosen]
+        made = erase_slots(loaded.model, neurons_of(loaded.model, found), fact=chosen)
+        warn_of_other_model(screen, located, made.base)
+        finish(screen, loaded, made, chosen, known, patch, model_out, overwrite)
 
 
 def evaluate(
@@ -223,8 +273,10 @@ def evaluate(
     with running(json_) as screen, torch_threads(threads):
         from neuronwise import knowledge
         from neuronwise.edit import evaluate_edit
+        from neuronwise.errors import FactError
 
         refuse_used(out, overwrite)
+        located = None if from_ is None else located_in(from_)
         loaded = open_model(model, device=device, dtype=dtype)
         known = open_facts(facts, loaded.model, relations=relation, each=each, seed=seed)
         text = _corpus(corpus, loaded)
@@ -232,7 +284,7 @@ def evaluate(
             loaded.model,
             loaded.tokenizer,
             method,
-            located=None if from_ is None else located_in(from_),
+            located=located,
             k=k,
             layers=layer,
             corpus=text,
@@ -241,7 +293,7 @@ def evaluate(
         found = evaluate_edit(
             loaded.model,
             loaded.tokenizer,
-            known,
+            _aims(screen, known, list(ways)),
             ways,
             corpus=text,
             controls=controls,
@@ -249,8 +301,12 @@ def evaluate(
             model_name=loaded.name,
             seed=seed,
         )
+        problems = [_problem(row) for row in found.problems.to_dict("records")]
+        if not (found.tables["edit_prompts"]["control"] == "edit").any():
+            raise FactError(f"None of the {len(known)} facts could be edited: {'; '.join(problems[:3])}")
+        if located is not None:
+            warn_of_other_model(screen, located, found.manifest.model.get("sha256"))
         found.save(out, overwrite=overwrite)
-        problems = [f"{row.fact}: {row.problem}" for row in found.problems.itertuples()]
         screen.document(
             {
                 "folder": str(out),
@@ -259,18 +315,46 @@ def evaluate(
                 "skipped_lines": known.skipped,
             }
         )
-        show_problems(screen, known, problems)
+        show_problems(screen, known, problems, what="problems")
         screen.table(found.side_by_side().reset_index().round(3))
-        screen.line(f"Saved in {out}.")
+        screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")
+
+
+def _aims(screen: Screen, known: Facts, methods: list[str]) -> Facts:
+    """Return the facts as they are to be judged: if they are only erased, without their new answers."""
+    from dataclasses import replace
+
+    from neuronwise.data import Facts
+
+    if "erase_slots" not in methods or all(one.new_answer is None for one in known):
+        return known
+    if methods == ["erase_slots"]:
+        bare = [replace(one, new_answer=None) for one in known]
+        return Facts(bare, name=known.name, problems=known.problems)
+    screen.warning(
+        "erase_slots gives no new answer, but is judged by the new answers here, as the other methods are. Evaluate "
+        "it alone to see whether the old ones are gone."
+    )
+    return known
+
+
+def _problem(row: Mapping[Any, Any]) -> str:
+    """Return one problem in a line: the fact, what was done to it, what went wrong."""
+    done = "" if row["method"] == "none" else f"{row['method']}, "
+    return f"{row['fact']}: {done}{row['problem']}"
 
 
 def _refuse(patch: Path | None, model_out: Path | None, overwrite: bool) -> None:
-    if patch is not None and patch.exists() and not overwrite:
-        raise typer.BadParameter(
-            f"{patch} is there already; add --overwrite to replace it.", param_hint="--patch"
-        )
-    if model_out is not None and model_out.exists() and not overwrite:
-        raise typer.BadParameter(f"{model_out} is there already; add --overwrite.", param_hint="--model-out")
+    """Refuse places that are in use before the work, not after it."""
+    from neuronwise.errors import WriteError
+
+    if patch is not None and (patch.is_dir() or (patch.exists() and not overwrite)):
+        way = "is a folder" if patch.is_dir() else "exists already; add --overwrite to replace it"
+        raise WriteError(f"--patch {patch} {way}.")
+    if model_out is not None:
+        used = model_out.exists() and (not model_out.is_dir() or any(model_out.iterdir()))
+        if used and not overwrite:
+            raise WriteError(f"--model-out {model_out} exists already; add --overwrite to replace it.")
 
 
 def _corpus(name: str | None, loaded: LoadedModel) -> Any:
@@ -301,68 +385,3 @@ def _by_method(given: list[str] | None) -> dict[str, dict[str, Any]]:
             raise typer.BadParameter(f"{pair!r} is not METHOD.NAME=VALUE.", param_hint="--set")
         settings.setdefault(method, {}).update(_settings([rest]))
     return settings
-
-
-def _finish(
-    screen: Screen,
-    loaded: LoadedModel,
-    made: Patch,
-    fact: Fact,
-    known: Facts,
-    patch: Path | None,
-    model_out: Path | None,
-    overwrite: bool,
-) -> None:
-    """Show what a patch does to a fact and to some others, and save it."""
-    import pandas as pd
-
-    from neuronwise.edit import save_model
-
-    others = [other for other in known if other.relation == fact.relation and other.answer != fact.answer][:3]
-    texts = [
-        *((prompt, fact) for prompt in (*fact.prompts, *fact.held_out)),
-        *((other.prompts[0], other) for other in others),
-    ]
-    before = _predictions(loaded, texts)
-    with made.applied(loaded.model):
-        after = _predictions(loaded, texts)
-    rows = [
-        {"prompt": prompt, "right before": one.answer, "says before": was[0], "p before": was[1], "says after": now[0],
-         "p after": now[1]}
-        for (prompt, one), was, now in zip(texts, before, after, strict=True)
-    ]  # fmt: skip
-    if patch is not None:
-        made.save(patch)
-    if model_out is not None:
-        save_model(loaded.model, model_out, tokenizer=loaded.tokenizer, patch=made, overwrite=overwrite)
-    screen.document(
-        {
-            "fact": fact.to_dict(),
-            "changes": made.to_frame(),
-            "prompts": rows,
-            "patch": None if patch is None else str(patch),
-            "model": None if model_out is None else str(model_out),
-        }
-    )
-    screen.line(f"{fact.subject or fact.id}: {fact.answer} -> {fact.new_answer or '(erased)'}")
-    screen.table(pd.DataFrame(rows).round(3))
-    for what, where in (("Patch", patch), ("Edited model", model_out)):
-        if where is not None:
-            screen.line(f"{what} saved in {where}.")
-
-
-def _predictions(loaded: LoadedModel, texts: list[tuple[str, Fact]]) -> list[tuple[str, float]]:
-    """Return the most probable token in each prompt's slot, and its probability."""
-    import torch
-
-    from neuronwise.data import encode
-
-    tokenizer: Any = loaded.tokenizer
-    answers = [fact.answer for _, fact in texts]
-    prompts = encode(tokenizer, loaded.model, [prompt for prompt, _ in texts], answers, multi_token=True)
-    with torch.no_grad():
-        logits = loaded.model(**prompts.to(next(loaded.model.parameters()).device).inputs).logits
-    at = logits[torch.arange(len(texts)), prompts.positions[:, 0]].float().softmax(-1)
-    best = at.max(-1)
-    words = [str(tokenizer.decode([token])).strip() for token in best.indices.tolist()]
-    return list(zip(words, best.values.tolist(), strict=True))

@@ -17,6 +17,7 @@ from neuronwise.cli.facts.options import (
     located_in,
     open_facts,
     show_problems,
+    warn_of_other_model,
 )
 from neuronwise.cli.observe import Engine, refuse_used
 from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Seed, Threads, open_model
@@ -160,8 +161,7 @@ def _measure(
                 model_name=loaded.name,
                 seed=seed,
             )
-        if located.manifest.model.get("sha256") != effect.manifest.model.get("sha256"):
-            screen.warning("--from was located in a model with other weights than this one.")
+        warn_of_other_model(screen, located, effect.manifest.model.get("sha256"))
         if out is not None:
             effect.save(out, overwrite=overwrite)
         frame = effect.to_frame()

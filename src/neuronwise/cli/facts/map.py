@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from neuronwise.cli.facts.options import FactsName, MultiToken, located_in, open_facts
+from neuronwise.cli.facts.options import (
+    FactsName,
+    MultiToken,
+    located_in,
+    open_facts,
+    pick_fact,
+    show_problems,
+    warn_of_other_model,
+)
 from neuronwise.cli.observe import refuse_used
 from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Threads, open_model
 from neuronwise.cli.running import running, torch_threads
@@ -25,7 +33,12 @@ def map_(
     facts: FactsName,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
     fact: Annotated[
-        str | None, typer.Option("--fact", metavar="ID", help="Id of the fact. Default: the first one.")
+        str | None,
+        typer.Option(
+            "--fact",
+            metavar="ID",
+            help="Id of the fact. Default: the first one, with --from the first with neurons.",
+        ),
     ] = None,
     from_: Annotated[
         Path | None,
@@ -51,20 +64,31 @@ def map_(
         refuse_used(out, overwrite)
         loaded = open_model(model, device=device, dtype=dtype)
         known = open_facts(facts, loaded.model, relations=None, each=None, seed=0)
-        chosen = known[0] if fact is None else known[fact]
-        neurons = k if from_ is None else located_in(from_).neurons(chosen.id)
+        located = None if from_ is None else located_in(from_)
+        sets = None if located is None else located.sets()
+        chosen = pick_fact(known, fact, sets)
         with torch_threads(threads):
             found = knowledge.knowledge_map(
                 loaded.model,
                 loaded.tokenizer,
                 chosen,
-                neurons,
+                k if sets is None else sets[chosen.id],
                 method=method,
                 multi_token=multi_token,
                 model_name=loaded.name,
             )
+        if located is not None:
+            warn_of_other_model(screen, located, found.manifest.model.get("sha256"))
         found.save(out, overwrite=overwrite)
-        screen.document({"folder": str(out), "fact": chosen.to_dict(), "tables": dict(found.tables)})
+        screen.document(
+            {
+                "folder": str(out),
+                "fact": chosen.to_dict(),
+                "tables": dict(found.tables),
+                "skipped_lines": known.skipped,
+            }
+        )
+        show_problems(screen, known, [])
         screen.line(f"{chosen.prompts[0]} -> {chosen.answer}")
         screen.table(found.to_frame())
         screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")

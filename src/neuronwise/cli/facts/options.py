@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from neuronwise.cli.screen import Screen
-    from neuronwise.data import Facts
+    from neuronwise.data import Fact, Facts
     from neuronwise.knowledge import KnowledgeNeurons
+    from neuronwise.sites import NeuronSet
 
 __all__ = [
     "Each",
@@ -20,7 +23,9 @@ __all__ = [
     "Relations",
     "located_in",
     "open_facts",
+    "pick_fact",
     "show_problems",
+    "warn_of_other_model",
 ]
 
 _FACTS = "Facts"
@@ -82,9 +87,44 @@ def located_in(folder: Path) -> KnowledgeNeurons:
     return KnowledgeNeurons.load(folder)
 
 
-def show_problems(screen: Screen, known: Facts, reasons: list[str]) -> None:
-    """Say which lines of the file, and which facts, were left out."""
-    for what, texts in (("lines of the file", list(known.problems)), ("facts", reasons)):
+def pick_fact(known: Facts, fact: str | None, neurons: Mapping[str, NeuronSet] | None) -> Fact:
+    """Return the fact of that id, or the first one; with located neurons, the first that has any.
+
+    Raises:
+        FactError: If there is no such fact, or no neurons of it.
+    """
+    from neuronwise.errors import FactError
+
+    if fact is not None:
+        chosen = known[fact]
+        if neurons is not None and not neurons.get(fact):
+            what = (
+                "none of its neurons is shared by enough of its prompts"
+                if fact in neurons
+                else "it was not located"
+            )
+            raise FactError(f"There are no neurons of the fact {fact!r} in --from: {what}.")
+        return chosen
+    if neurons is None:
+        return known[0]
+    found = next((one for one in known if neurons.get(one.id)), None)
+    if found is None:
+        raise FactError(
+            f"None of the {len(known)} facts of {known.name!r} has neurons in --from, which is about "
+            f"{len(neurons)} facts. Locate the neurons of these facts first: neuronwise facts locate."
+        )
+    return found
+
+
+def warn_of_other_model(screen: Screen, located: KnowledgeNeurons, sha256: str | None) -> None:
+    """Say so if neurons were located in a model with other weights than the one that is looked at."""
+    if located.manifest.model.get("sha256") != sha256:
+        screen.warning("--from was located in a model with other weights than this one.")
+
+
+def show_problems(screen: Screen, known: Facts, reasons: list[str], *, what: str = "facts left out") -> None:
+    """Say which lines of the file were left out, and what went wrong with facts."""
+    for heading, texts in (("lines of the file left out", list(known.problems)), (what, reasons)):
         if texts:
-            more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-            screen.warning(f"{len(texts)} {what} left out: {'; '.join(texts[:3])}{more}")
+            more = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
+            screen.warning(f"{len(texts)} {heading}: {'; '.join(texts[:3])}{more}")
