@@ -50,10 +50,14 @@ imports: $(DEV_READY)
 docs: $(DEV_READY) ## build the documentation into docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
-bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (about 15 minutes)
+bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (about an hour)
 	$(BENCH_BIN)/python benchmarks/import_time.py
 	$(BENCH_BIN)/python benchmarks/overhead.py
 	$(BENCH_BIN)/python benchmarks/peers.py
+	$(BENCH_BIN)/python benchmarks/attribution.py
+	$(BENCH_BIN)/python benchmarks/attribution_agreement.py
+	$(BENCH_BIN)/python benchmarks/location.py
+	$(BENCH_BIN)/python benchmarks/edits.py
 	$(BENCH_BIN)/python benchmarks/tables.py
 
 format: $(DEV_READY) ## let ruff sort, fix and format
