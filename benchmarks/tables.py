@@ -229,8 +229,8 @@ def edits_section(figures: Figures) -> list[str]:
         f"## Editing {figures['model']}",
         "",
         f"{figures['facts']} facts get the answer of another fact of their relation (`erase_slots`: none). Shares of "
-        "prompts by the most probable token [95 % interval over facts]: reliability, the fact's own prompts; generality, a "
-        "paraphrase held out; neighbours (same old answer), sister facts (another answer) and unrelated prompts that "
+        "prompts by the likeliest token [95 % interval over facts]: reliability, the fact's own prompts; generality, "
+        "a paraphrase held out; neighbours (same old answer), sister facts (another answer) and unrelated prompts that "
         f"stay as they were; nll (unedited {plain['nll']:.2f}) and KL, in nats a token, on text. Settings are those of "
         "the how-to page on editing.",
         "",
