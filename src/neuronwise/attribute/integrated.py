@@ -17,7 +17,7 @@ from neuronwise.sites import Site
 
 __all__ = ["IntegratedGradients"]
 
-_FIRST, _MOST = 3, 96
+_FIRST, _MOST = 4, 64
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class IntegratedGradients(Method):
         joint: Move the neurons of all sites together: one path, one sum for the whole map, scores of different layers
             comparable, and the cost does not grow with the square of the number of layers.
         rule: The quadrature, a name in ``neuronwise.attribute.RULES``.
-        nodes: Number of nodes; None doubles it from 3 (at most 96) for each example and layer until the completeness
+        nodes: Number of nodes; None doubles it from 4 (at most 64) for each example and layer until the completeness
             gap is small enough.
         tolerance: The largest gap accepted with ``nodes=None``, as a part of the largest F(w) - F(r) of the example.
 
