@@ -83,7 +83,7 @@ def attribute(
             count from each example's last real token), or int64 ``(example, position)``, -1 where there are fewer.
         reference: What a neuron is compared with: None for 0, ``{site: one value a neuron}`` such as the means of an
             observed corpus, or :class:`Counterfactual` for another batch.
-        memory: Bytes that the activations kept for a backward pass may take; larger problems are cut.
+        memory: Bytes that a run may take for activations and their gradients; larger problems are cut.
         form: How rows share work: ``"auto"``, or for comparison ``"wide"`` (every row through all layers),
             ``"growing"`` (rows join at the first layer in which they differ), ``"prefix"`` (and only the last token is
             run).

@@ -42,6 +42,8 @@ __all__ = [
     "Problem",
 ]
 
+# What a backward pass works with, beside what is kept for it, is about as large again (measured).
+_WORKING = 2
 _LEAST_PREFIX = 4  # tokens before the last; sharing fewer is not worth a run of their own
 _CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3}
 
@@ -128,7 +130,7 @@ class Problem:
         sites: The sites whose neurons are scored, in the order in which the model comes by them.
         positions: Which positions: None (the target's; all, where it has none), ``"all"``, whole numbers for all
             examples (negative ones count from the last real token), or int64 ``(example, position)``.
-        memory: How many bytes the activations kept for a backward pass may take.
+        memory: How many bytes a run may take for activations and their gradients.
         form: ``"auto"``, ``"prefix"``, ``"growing"`` or ``"wide"``; see ``docs/explanation``.
         input_noise: Added to the outputs of the input embeddings, for each of :attr:`embeddings` one tensor
             ``(example, position, width)`` a call.
@@ -288,7 +290,7 @@ class Problem:
 
     def rows_at_once(self, each: int = 1) -> int:
         """Return for how many examples, with so many rows each, a backward pass fits into the memory; at least 1."""
-        return max(1, int(self.memory / (self._clean.row_bytes * each)))
+        return max(1, int(self.memory / (_WORKING * self._clean.row_bytes * each)))
 
     def again(
         self, *, inputs: Any = None, input_noise: Mapping[Site, Sequence[Tensor]] | None = None
@@ -429,7 +431,7 @@ class Problem:
         form = self.form_used
         prefix = self._last_positions if form == "prefix" else None
         entries = [self._entry(group) for group in groups]
-        limit = max(self.memory / self._bytes(form), 1.0)
+        limit = max(self.memory / (_WORKING * self._bytes(form)), 1.0)
         order = (
             range(self.count) if prefix is None else sorted(range(self.count), key=lambda e: int(prefix[e]))
         )
