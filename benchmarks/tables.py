@@ -92,6 +92,9 @@ def peers_section(figures: Figures) -> list[str]:
         "Overhead over each library's own plain forward pass, from start to result (quartiles in brackets):",
         "",
         *table(["way", "1 thread", "2 threads"], speed),
+        "Few rounds in processes of their own: differences of some ten per cent are noise, above all on two threads of "
+        "two shared cores.",
+        "",
         "Growth of peak memory over the plain forward pass, each in a process of its own, by tokens in the corpus:",
         "",
         *table(["way", *(f"{tokens:,}" for tokens in figures["tokens"])], peak),
