@@ -94,7 +94,7 @@ def editors(
             raise InvalidArgumentError(f"{needy[0]} needs a corpus, to see which keys a layer has.")
         chosen = {name: _layers(model, layers, single=name == "rome") for name in needy}
     used = Sites(dict.fromkeys(site for sites in chosen.values() for site in sites))
-    covariances = key_covariances(model, corpus, used) if used else {}
+    covariances = key_covariances(model, corpus, used, tokenizer=tokenizer) if used else {}
     return {
         name: _Editor(name, model, tokenizer, sets, chosen.get(name), covariances, given.get(name, {}))
         for name in wanted
