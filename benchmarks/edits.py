@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "rome": {"prefixes": 0, "ridge": 0.01},
     "memit": {"prefixes": 0, "ridge": 0.01},
 }
-SETTINGS["memit"] |= {"position": "answer", "weight": 20.0}
+SETTINGS["memit"] |= {"position": "answer", "weight": 20.0, "clamp": 4.0, "weight_decay": 0.0}
 METHODS = ("update_slots", "erase_slots", "fine", "rome", "memit")
 LAYERS = {"rome": [0], "memit": [1, 2, 3]}
 NEURONS = {"update_slots": 5, "erase_slots": 75, "fine": 150}

@@ -166,10 +166,11 @@ def test_pieces_give_the_same_and_respect_the_memory(name):
     for site in found.sites:
         assert np.abs(whole.scores[site] - pieces.scores[site]).max() < 1e-14
     problem = solved(found.model, found.inputs, target, found.sites)
-    budget = int(6.5 * problem._clean.row_bytes)
+    budget = int(13 * problem._clean.row_bytes)
     small = solved(found.model, found.inputs, target, found.sites, memory=budget, form="growing")
     IntegratedGradients(nodes=8).scores(small, {s: torch.zeros_like(w) for s, w in small.activations.items()})
-    assert small.cost.largest <= budget / small._clean.row_bytes
+    # A backward pass works with about as much again as is kept for it.
+    assert 2 * small.cost.largest <= budget / small._clean.row_bytes
     assert small.cost.largest > 3
 
 
