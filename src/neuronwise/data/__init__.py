@@ -20,6 +20,7 @@ from neuronwise.data.facts import (
 from neuronwise.data.models import LoadedModel, load_model
 from neuronwise.data.prompts import Prompts, Style, answer_id, encode
 from neuronwise.data.samples import bundled
+from neuronwise.data.table import TableData, read_table, split_target
 from neuronwise.data.tokens import token_strings
 from neuronwise.data.weights import hash_model, load_weights, model_card
 
@@ -36,6 +37,7 @@ __all__ = [
     "Prompts",
     "Relation",
     "Style",
+    "TableData",
     "answer_id",
     "batches",
     "bundled",
@@ -51,6 +53,8 @@ __all__ = [
     "read_facts",
     "read_pararel",
     "read_relations",
+    "read_table",
+    "split_target",
     "token_strings",
     "write_facts",
 ]

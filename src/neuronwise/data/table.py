@@ -1,0 +1,226 @@
+"""Tables of numbers with a target column: read from CSV or Parquet, checked, and made into inputs and target."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuronwise.errors import DataError, closest
+
+__all__ = ["TableData", "read_table", "split_target"]
+
+_SEPARATED = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
+_PARQUET = (".parquet", ".pq")
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class TableData:
+    """Inputs and target of a table.
+
+    Args:
+        X: The inputs, ``(row, input)``, one float64 column an input, named.
+        y: The target, ``(row,)``: numbers, or labels of any kind.
+        target: Name of the target column.
+        encoded: Column that held categories -> the columns it was made into.
+        dropped_rows: Rows left out because a value was missing in them.
+        name: A short name for reports.
+    """
+
+    X: pd.DataFrame
+    y: pd.Series[Any]
+    target: str
+    encoded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dropped_rows: int = 0
+    name: str = "table"
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of names and values."""
+        digest = hashlib.sha256(repr([*map(str, self.X.columns), self.target]).encode())
+        digest.update(np.ascontiguousarray(self.X.to_numpy(np.float64)).tobytes())
+        digest.update(repr(self.y.tolist()).encode())
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest of a result says about the data."""
+        return {
+            "name": self.name,
+            "kind": "table",
+            "examples": len(self.X),
+            "inputs": [str(column) for column in self.X.columns],
+            "target": self.target,
+            "encoded": {name: list(columns) for name, columns in self.encoded.items()},
+            "dropped_rows": self.dropped_rows,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a table from a CSV file (any usual separator, ``.csv``, ``.tsv``, also gzipped) or a Parquet file.
+
+    Args:
+        path: The file; the first line of a CSV file holds the names of the columns.
+
+    Raises:
+        DataError: If the file is missing, empty, of another kind or broken.
+    """
+    file = Path(path)
+    name = file.name.lower()
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "does not exist"
+        raise DataError(f"{file} {what}. A table is a CSV or a Parquet file.")
+    try:
+        if name.endswith(_PARQUET):
+            frame = pd.read_parquet(file)
+        elif name.endswith(_SEPARATED):
+            frame = _separated(file)
+        else:
+            raise DataError(
+                f"{file.name}: unknown kind of table. Known: {', '.join((*_SEPARATED, *_PARQUET))}."
+            )
+    except DataError:
+        raise
+    except Exception as error:  # pandas and Arrow raise many kinds for a broken file
+        raise DataError(f"{file} cannot be read as a table: {error}") from error
+    frame.columns = [str(column).strip() for column in frame.columns]
+    if not len(frame) or not len(frame.columns):
+        raise DataError(
+            f"{file} has {len(frame)} rows and {len(frame.columns)} columns; there is nothing in it."
+        )
+    return frame
+
+
+def split_target(
+    frame: pd.DataFrame,
+    target: str,
+    *,
+    inputs: Sequence[str] | None = None,
+    drop: Sequence[str] = (),
+    encode: bool = False,
+    drop_missing: bool = False,
+    name: str = "table",
+) -> TableData:
+    """Take a table apart into inputs and target.
+
+    Args:
+        frame: The table.
+        target: Name of the column that is to be predicted.
+        inputs: Columns to predict it from; default: all others.
+        drop: Columns to leave out.
+        encode: Make each column of categories into one column of 0 and 1 for each category but the first.
+        drop_missing: Leave out rows in which a value is missing.
+        name: A short name for reports.
+
+    Raises:
+        DataError: If a column is not there, a column is not numeric and ``encode`` is false, a value is missing or
+            infinite (which column, which row), or nothing is left.
+    """
+    wanted = [str(column) for column in (frame.columns if inputs is None else inputs)]
+    for column in (target, *wanted, *drop):
+        if column not in frame.columns:
+            raise DataError(f"The table has no column {column!r}. {closest(column, map(str, frame.columns))}")
+    if inputs is not None and target in wanted:
+        raise DataError(f"{target!r} is the target and cannot be an input as well.")
+    columns = [column for column in wanted if column != target and column not in set(drop)]
+    if not columns:
+        raise DataError(f"No input is left beside the target {target!r}.")
+    part = frame[[*columns, target]]
+    part, dropped = _whole_rows(part, drop_missing)
+    X, encoded = _numbers(part[columns], encode)
+    y = part[target]
+    if pd.api.types.is_numeric_dtype(y) and not pd.api.types.is_bool_dtype(y):
+        _refuse_infinite(y.to_frame())
+    return TableData(
+        X=X.reset_index(drop=True),
+        y=y.reset_index(drop=True),
+        target=target,
+        encoded=encoded,
+        dropped_rows=dropped,
+        name=name,
+    )
+
+
+def _separated(file: Path) -> pd.DataFrame:
+    """Read a file with separators: the one of these that the heading has most of."""
+    opened = gzip.open if file.suffix.lower() == ".gz" else open
+    with opened(file, "rt", encoding="utf-8-sig", newline="") as stream:
+        heading = stream.readline()
+    separator = max((",", "\t", ";", "|"), key=lambda one: heading.count(one))
+    names = [name.strip() for row in csv.reader([heading], delimiter=separator) for name in row]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"{file}: columns named twice: {', '.join(twice)}.")
+    return pd.read_csv(file, sep=separator, skipinitialspace=True)
+
+
+def _whole_rows(frame: pd.DataFrame, drop_missing: bool) -> tuple[pd.DataFrame, int]:
+    """Return the rows without missing values, and how many were left out."""
+    missing = frame.isna()
+    if not missing.to_numpy().any():
+        return frame, 0
+    if not drop_missing:
+        raise DataError(f"{_where(missing, 'missing')} Fill them in, or leave such rows out (drop_missing).")
+    kept = frame[~missing.any(axis=1)]
+    if not len(kept):
+        raise DataError("Every row has a missing value; nothing is left.")
+    return kept, len(frame) - len(kept)
+
+
+def _numbers(frame: pd.DataFrame, encode: bool) -> tuple[pd.DataFrame, dict[str, tuple[str, ...]]]:
+    """Return the columns as float64, categories encoded where asked for."""
+    words = [column for column in frame.columns if not pd.api.types.is_numeric_dtype(frame[column])]
+    if words and not encode:
+        examples = ", ".join(
+            f"{column!r} (such as {str(frame[column].iloc[0])!r})" for column in words[:_SHOWN]
+        )
+        raise DataError(
+            f"{'Column is' if len(words) == 1 else 'Columns are'} not numeric: {examples}. Leave them out (drop), or "
+            "have each category made into a column of 0 and 1 (encode)."
+        )
+    encoded: dict[str, tuple[str, ...]] = {}
+    parts = []
+    for column in frame.columns:
+        if column in words:
+            made = pd.get_dummies(frame[column].astype(str), prefix=column, prefix_sep="=", drop_first=True)
+            if len(made.columns) > max(50, len(frame) // 10):
+                raise DataError(
+                    f"Column {column!r} has {len(made.columns) + 1} different values in {len(frame)} rows: an "
+                    "identifier or a free text, not a category. Leave it out (drop)."
+                )
+            encoded[column] = tuple(map(str, made.columns))
+            parts.append(made)
+        else:
+            parts.append(frame[[column]])
+    numbers = pd.concat(parts, axis=1).astype(np.float64)
+    if not len(numbers.columns):
+        raise DataError("No input is left: every column of categories has a single value.")
+    _refuse_infinite(numbers)
+    return numbers, encoded
+
+
+def _refuse_infinite(frame: pd.DataFrame) -> None:
+    infinite = pd.DataFrame(
+        ~np.isfinite(frame.to_numpy(np.float64)), columns=frame.columns, index=frame.index
+    )
+    if infinite.to_numpy().any():
+        raise DataError(f"{_where(infinite, 'infinite')} A neuron needs finite numbers.")
+
+
+def _where(bad: pd.DataFrame, word: str) -> str:
+    """Say how many values are bad, and in which columns and rows (counted from 0, without the heading)."""
+    columns = bad.columns[bad.any(axis=0)]
+    shown = "; ".join(
+        f"{column!r}: {int(bad[column].sum())}, first in row {int(np.flatnonzero(bad[column])[0])}"
+        for column in columns[:_SHOWN]
+    )
+    more = f"; and {len(columns) - _SHOWN} more columns" if len(columns) > _SHOWN else ""
+    return f"{int(bad.to_numpy().sum())} values are {word}: column {shown}{more} (rows counted from 0)."
