@@ -26,6 +26,7 @@ from neuronwise.hooks.model import (
 )
 from neuronwise.hooks.replace import replace_outputs
 from neuronwise.hooks.rows import Growth, grow, keep_positions, replicated
+from neuronwise.hooks.transform import Transform, transform
 
 __all__ = [
     "INTERVENTIONS",
@@ -40,6 +41,7 @@ __all__ = [
     "Scale",
     "Set",
     "Spot",
+    "Transform",
     "Zero",
     "batch_mismatch",
     "call_model",
@@ -54,5 +56,6 @@ __all__ = [
     "replace_outputs",
     "replicated",
     "sequence_first",
+    "transform",
     "untouched",
 ]
