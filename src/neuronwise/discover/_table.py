@@ -161,7 +161,7 @@ def read_target(
         on what was assumed.
 
     Raises:
-        DataError: If the target cannot be learnt: of another length, not finite, constant, of one class, negative counts.
+        DataError: If the target is of another length, not finite, constant, of one class, or of negative counts.
         InvalidArgumentError: If there is no such task.
     """
     if task not in ("auto", "regression", "classification", "count"):

@@ -25,8 +25,8 @@ class SearchProblem:
 
     Args:
         X: Inputs, scaled and clipped, float64 ``(n, d)``.
-        y: Regression: float64 ``(n,)``, or ``(n, m)`` with several outputs. Classification: codes into ``classes``, int64
-            ``(n,)``. Count: float64 ``(n,)``.
+        y: Regression: float64 ``(n,)``, or ``(n, m)`` with several outputs. Classification: codes into ``classes``,
+            int64 ``(n,)``. Count: float64 ``(n,)``.
         task: ``"regression"``, ``"classification"`` or ``"count"``.
         names: Names of the inputs.
         bases: The base functions that may be used, all finite on ``X``.
@@ -91,9 +91,9 @@ class SearchProblem:
     def response(self) -> NDArray[np.float64]:
         """Centred numbers to explain by least squares, ``(n, m)``.
 
-        For regression the target less its mean. For classes and counts the residual of the model without terms, whitened:
-        what it explains of it, times n, is the score test of the term. For methods that know least squares only; labels
-        never enter as numbers with an order.
+        For regression the target less its mean. For classes and counts the residual of the model without terms,
+        whitened: the sum of squares that a term explains of it is the score test of that term. For methods that know
+        least squares only; labels never enter as numbers with an order.
         """
         row = np.ones(self.n) if self.weight is None else self.weight
         targets = self.targets
