@@ -43,6 +43,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "effect": "neuronwise.knowledge.effect:Effect",
         "knowledge_map": "neuronwise.knowledge.map:KnowledgeMap",
         "redundancy": "neuronwise.knowledge.redundancy:Redundancy",
+        "comparison": "neuronwise.estimators.comparison:Comparison",
     }
 )
 
