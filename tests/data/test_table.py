@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuronwise.data import read_table, split_target
+from neuronwise.data import BUNDLED_TABLES, read_table, split_target
 from neuronwise.errors import DataError
 
 
@@ -47,6 +47,14 @@ def test_broken_files(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_table(tmp_path / name)
+
+
+def test_tables_of_scikit_learn():
+    frame = read_table("diabetes")
+    assert frame.shape == (442, 11)
+    assert split_target(frame, "target").X.shape == (442, 10)
+    for name in BUNDLED_TABLES:
+        assert "target" in read_table(name)
 
 
 def test_no_file(tmp_path):

@@ -20,11 +20,12 @@ from neuronwise.data.facts import (
 from neuronwise.data.models import LoadedModel, load_model
 from neuronwise.data.prompts import Prompts, Style, answer_id, encode
 from neuronwise.data.samples import bundled
-from neuronwise.data.table import TableData, read_table, split_target
+from neuronwise.data.table import BUNDLED_TABLES, TableData, read_table, split_target
 from neuronwise.data.tokens import token_strings
 from neuronwise.data.weights import hash_model, load_weights, model_card
 
 __all__ = [
+    "BUNDLED_TABLES",
     "PROBE_KINDS",
     "SLOT",
     "Batch",

@@ -15,7 +15,10 @@ import pandas as pd
 
 from neuronwise.errors import DataError, closest
 
-__all__ = ["TableData", "read_table", "split_target"]
+__all__ = ["BUNDLED_TABLES", "TableData", "read_table", "split_target"]
+
+#: Real tables that come with scikit-learn, each with the column ``target``.
+BUNDLED_TABLES = ("breast_cancer", "diabetes", "digits", "iris", "wine")
 
 _SEPARATED = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
 _PARQUET = (".parquet", ".pq")
@@ -68,16 +71,21 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table from a CSV file (any usual separator, ``.csv``, ``.tsv``, also gzipped) or a Parquet file.
 
     Args:
-        path: The file; the first line of a CSV file holds the names of the columns.
+        path: The file; the first line of a CSV file holds the names of the columns. Or one of
+            :data:`BUNDLED_TABLES`, where there is no file of that name.
 
     Raises:
         DataError: If the file is missing, empty, of another kind or broken.
     """
     file = Path(path)
     name = file.name.lower()
+    if str(path) in BUNDLED_TABLES and not file.exists():
+        return _bundled(str(path))
     if not file.is_file():
         what = "is a folder, not a file" if file.is_dir() else "does not exist"
-        raise DataError(f"{file} {what}. A table is a CSV or a Parquet file.")
+        raise DataError(
+            f"{file} {what}. A table is a CSV or a Parquet file, or one of {', '.join(BUNDLED_TABLES)}."
+        )
     try:
         if name.endswith(_PARQUET):
             frame = pd.read_parquet(file)
@@ -147,6 +155,13 @@ def split_target(
         dropped_rows=dropped,
         name=name,
     )
+
+
+def _bundled(name: str) -> pd.DataFrame:
+    from sklearn import datasets
+
+    frame: pd.DataFrame = getattr(datasets, f"load_{name}")(as_frame=True).frame
+    return frame
 
 
 def _separated(file: Path) -> pd.DataFrame:
