@@ -14,6 +14,7 @@ from neuronwise.observe.observe import REDUCERS, observe
 from neuronwise.observe.observer import Observer, batch_info
 from neuronwise.observe.quantiles import Quantiles
 from neuronwise.observe.reducer import Reducer
+from neuronwise.observe.statistics import AllReduce, RunningStatistics, Unit
 
 __all__ = [
     "METRICS",
@@ -22,6 +23,7 @@ __all__ = [
     "Activations",
     "ActiveFraction",
     "Activity",
+    "AllReduce",
     "BatchInfo",
     "ClassMeans",
     "CoActivation",
@@ -32,7 +34,9 @@ __all__ = [
     "Observer",
     "Quantiles",
     "Reducer",
+    "RunningStatistics",
     "TopExamples",
+    "Unit",
     "ablate",
     "batch_info",
     "observe",
