@@ -15,6 +15,7 @@
     ├── DataError             a corpus or model folder that cannot be used
     │   ├── EmptyCorpusError      nothing to observe
     │   ├── FactError             a fact or prompt that cannot be used
+    │   ├── TableError            a table or target that an estimator cannot learn from (also a ValueError)
     │   ├── UnsafeFileError       loading it would execute code (pickle)
     │   └── BatchMismatchError    batch and model differ in device or dtype
     ├── ResultError           a folder that is not a (complete, untouched) result
@@ -23,6 +24,7 @@
     │   ├── TamperedResultError   a file does not have the hash in the manifest
     │   └── WriteError            the result could not be written (disk full, no permission)
     ├── PatchError            an edit that cannot be made, or a patch that is not for this model
+    ├── FormulaError          a formula that cannot be read or evaluated (also a ValueError)
     ├── MissingExtraError     an optional package is not installed (also an ImportError)
     └── InvalidArgumentError  an argument outside what a function takes (also a ValueError)
 """
@@ -42,6 +44,7 @@ __all__ = [
     "DataError",
     "EmptyCorpusError",
     "FactError",
+    "FormulaError",
     "HookError",
     "IncompleteResultError",
     "InvalidArgumentError",
@@ -55,6 +58,7 @@ __all__ = [
     "SiteAxisError",
     "SiteNotFoundError",
     "SiteNotReachedError",
+    "TableError",
     "TamperedResultError",
     "UnsafeFileError",
     "WriteError",
@@ -115,6 +119,10 @@ class FactError(DataError):
     """A fact or prompt that cannot be used."""
 
 
+class TableError(DataError, ValueError):
+    """A table or target that an estimator cannot learn from; scikit-learn expects a ValueError there."""
+
+
 class UnsafeFileError(DataError):
     """A file whose loading would execute code, such as a pickle."""
 
@@ -145,6 +153,31 @@ class WriteError(ResultError, OSError):
 
 class PatchError(NeuronwiseError):
     """An edit that cannot be made, or a patch that is not for this model; the model was not touched."""
+
+
+class FormulaError(NeuronwiseError, ValueError):
+    """A formula that cannot be read, or that cannot be evaluated as it stands.
+
+    Args:
+        message: What is wrong, and what to try.
+        text: The formula's text; the message shows the part around the position, with a caret below it.
+        position: Where in the text, counted in characters from 0; None where no single place is at fault.
+    """
+
+    def __init__(self, message: str, text: str = "", position: int | None = None) -> None:
+        super().__init__(message, text, position)
+        self.message = message
+        self.text = text
+        self.position = position
+
+    def __str__(self) -> str:
+        if self.position is None or not self.text:
+            return self.message
+        start = max(self.position - 50, 0)
+        shown = "".join(c if c.isprintable() else " " for c in self.text[start : self.position + 30])
+        before, after = "..." if start else "", "..." if self.position + 30 < len(self.text) else ""
+        caret = " " * (len(before) + self.position - start) + "^"
+        return f"{self.message}\n  {before}{shown}{after}\n  {caret}"
 
 
 class MissingExtraError(NeuronwiseError, ImportError):
