@@ -23,7 +23,7 @@ def shifted(base: Base, X: NDArray[np.float64]) -> Base:
     """
     low, high = (float(end) for end in base.domain)
     smallest, largest = float(X.min()), float(X.max())
-    if not math.isfinite(low) or math.isfinite(high) or smallest > low:
+    if not math.isfinite(low) or math.isfinite(high) or smallest > low or np.isfinite(base(X)).all():
         return base
     needed = low - smallest + _ROOM * max(largest - smallest, 1e-12)
     digits = 1 - math.floor(math.log10(needed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,11 +14,12 @@ from scipy.special import expit, softmax
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.formula import Formula
 
-__all__ = ["Candidate", "predicted", "ranked"]
+__all__ = ["TIE", "Candidate", "predicted", "ranked"]
 
-#: Criteria that differ by less than this are a tie, and the simpler formula wins: evidence "not worth more than a bare
-#: mention" (Kass and Raftery 1995, J. Am. Stat. Assoc. 90:773, 2 ln of the Bayes factor).
-TIE = 2.0
+#: Criteria that differ by less than this are a tie, and the simpler formula wins: from 6 on evidence is "strong" (Kass
+#: and Raftery 1995, J. Am. Stat. Assoc. 90:773, on the scale of 2 ln of the Bayes factor, which BIC approximates).
+TIE = 6.0
+_POWER = re.compile(r"x(\*\*\d+)?")
 _LARGEST_LOG_COUNT = 700.0  # exp of more is not a finite number
 
 
@@ -89,6 +91,8 @@ def predicted(predictor: NDArray[np.float64], link: str) -> NDArray[np.float64]:
 def ranked(candidates: Iterable[Candidate], *, keep: int = 20) -> list[Candidate]:
     """Return candidates best first: the simplest of those that tie with the best, then the others by their criterion.
 
+    Plain powers of x are simpler than anything else.
+
     Args:
         candidates: In any order.
         keep: How many to keep at most.
@@ -97,8 +101,10 @@ def ranked(candidates: Iterable[Candidate], *, keep: int = 20) -> list[Candidate
     if not order:
         return []
     limit = order[0].criterion + TIE
-    first = min(
-        (one for one in order if one.criterion <= limit),
-        key=lambda one: (one.complexity, one.criterion, one.terms),
-    )
+    first = min((one for one in order if one.criterion <= limit), key=_simplicity)
     return [first, *(one for one in order if one is not first)][:keep]
+
+
+def _simplicity(one: Candidate) -> tuple[int, int, float, tuple[str, ...]]:
+    others = sum(_POWER.fullmatch(term) is None for term in one.terms)
+    return others, one.complexity, one.criterion, one.terms

@@ -123,7 +123,7 @@ class SearchProblem:
             DataError: If the target is constant over them.
         """
         y = self.y[rows]
-        if len(y) == 0 or (y == y[0]).all():
+        if len(y) == 0 or (y == y[0]).all(0).any():
             raise DataError("The target is constant over these rows.")
         return replace(self, X=self.X[rows], y=y, weight=None if self.weight is None else self.weight[rows])
 
