@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuronwise.data import BUNDLED_TABLES, read_table, split_target
+from neuronwise.data import BUNDLED_TABLES, inputs_like, read_table, split_target
 from neuronwise.errors import DataError
 
 
@@ -76,9 +76,24 @@ def test_categories_are_encoded_when_asked(frame):
     with pytest.raises(DataError, match=r"'city' \(such as 'Ulm'\).*encode"):
         split_target(frame, "price")
     data = split_target(frame, "price", encode=True)
-    assert list(data.X.columns) == ["age", "city=Ulm", "rooms"]
+    assert list(data.X.columns) == ["age", "city=Bonn", "city=Ulm", "rooms"]
     assert data.X["city=Ulm"].tolist() == [1.0, 0.0, 1.0]
-    assert data.encoded == {"city": ("city=Ulm",)}
+    assert data.encoded == {"city": ("city=Bonn", "city=Ulm")}
+
+
+def test_inputs_of_another_table(frame):
+    names = list(split_target(frame, "price", encode=True).X.columns)
+    other = pd.DataFrame({"rooms": [9], "city": ["Ulm"], "age": [0.5], "more": ["?"]})
+    assert inputs_like(other, names).to_numpy().tolist() == [[0.5, 0.0, 1.0, 9.0]]
+    with pytest.raises(DataError, match=r"'city' holds 'Kiel'.*Bonn, Ulm"):
+        inputs_like(other.assign(city="Kiel"), names)
+    with pytest.raises(DataError, match=r"no column 'age' \(1 columns"):
+        inputs_like(other.drop(columns="age"), names)
+    with pytest.raises(DataError, match="missing"):
+        inputs_like(other.assign(age=np.nan), names)
+    assert len(inputs_like(other.assign(age=np.nan), names, drop_missing=True)) == 0
+    with pytest.raises(DataError, match="not numeric"):
+        inputs_like(other.assign(age="old"), names)
 
 
 def test_identifiers_are_refused():

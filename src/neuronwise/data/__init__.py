@@ -20,7 +20,7 @@ from neuronwise.data.facts import (
 from neuronwise.data.models import LoadedModel, load_model
 from neuronwise.data.prompts import Prompts, Style, answer_id, encode
 from neuronwise.data.samples import bundled
-from neuronwise.data.table import BUNDLED_TABLES, TableData, read_table, split_target
+from neuronwise.data.table import BUNDLED_TABLES, TableData, inputs_like, read_table, split_target
 from neuronwise.data.tokens import token_strings
 from neuronwise.data.weights import hash_model, load_weights, model_card
 
@@ -46,6 +46,7 @@ __all__ = [
     "encode",
     "facts",
     "hash_model",
+    "inputs_like",
     "load_model",
     "load_weights",
     "model_card",

@@ -15,7 +15,7 @@ import pandas as pd
 
 from neuronwise.errors import DataError, closest
 
-__all__ = ["BUNDLED_TABLES", "TableData", "read_table", "split_target"]
+__all__ = ["BUNDLED_TABLES", "TableData", "inputs_like", "read_table", "split_target"]
 
 #: Real tables that come with scikit-learn, each with the column ``target``.
 BUNDLED_TABLES = ("breast_cancer", "diabetes", "digits", "iris", "wine")
@@ -124,7 +124,7 @@ def split_target(
         target: Name of the column that is to be predicted.
         inputs: Columns to predict it from; default: all others.
         drop: Columns to leave out.
-        encode: Make each column of categories into one column of 0 and 1 for each category but the first.
+        encode: Make each column of categories into one column of 0 and 1 for each category, named ``column=category``.
         drop_missing: Leave out rows in which a value is missing.
         name: A short name for reports.
 
@@ -155,6 +155,45 @@ def split_target(
         dropped_rows=dropped,
         name=name,
     )
+
+
+def inputs_like(frame: pd.DataFrame, names: Sequence[str], *, drop_missing: bool = False) -> pd.DataFrame:
+    """Return the inputs of another table under the names that :func:`split_target` gave those of a first one.
+
+    Args:
+        frame: The table; columns that are not wanted are left out.
+        names: The names, such as ``age`` or, of a category, ``city=Ulm``.
+        drop_missing: Leave out rows in which a value is missing.
+
+    Raises:
+        DataError: If a column is not there, not numeric, holds a category that is not among the names, or a value is
+            missing or infinite.
+    """
+    categories: dict[str, list[str]] = {}
+    for name in names:
+        column, sign, category = name.rpartition("=")
+        if name not in frame.columns and sign and column in frame.columns:
+            categories.setdefault(column, []).append(category)
+    plain = [name for name in names if name in frame.columns]
+    known = {*plain, *(f"{column}={one}" for column, values in categories.items() for one in values)}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise DataError(
+            f"The table has no column {missing[0]!r} ({len(missing)} columns are missing). "
+            f"{closest(missing[0], map(str, frame.columns))}"
+        )
+    part, _ = _whole_rows(frame[[*plain, *categories]], drop_missing)
+    numbers, _ = _numbers(part[plain], encode=False) if plain else (pd.DataFrame(index=part.index), {})
+    made = {name: numbers[name] for name in plain}
+    for column, values in categories.items():
+        given = part[column].astype(str)
+        unknown = sorted(set(given) - set(values))
+        if unknown:
+            raise DataError(
+                f"Column {column!r} holds {unknown[0]!r}, which is not among the categories known: {', '.join(values)}."
+            )
+        made |= {f"{column}={one}": (given == one).astype(np.float64) for one in values}
+    return pd.DataFrame({name: made[name] for name in names}, index=part.index)
 
 
 def _bundled(name: str) -> pd.DataFrame:
@@ -205,10 +244,11 @@ def _numbers(frame: pd.DataFrame, encode: bool) -> tuple[pd.DataFrame, dict[str,
     parts = []
     for column in frame.columns:
         if column in words:
-            made = pd.get_dummies(frame[column].astype(str), prefix=column, prefix_sep="=", drop_first=True)
+            # None is left out as a reference: a category that is met later for the first time can then be told.
+            made = pd.get_dummies(frame[column].astype(str), prefix=column, prefix_sep="=")
             if len(made.columns) > max(50, len(frame) // 10):
                 raise DataError(
-                    f"Column {column!r} has {len(made.columns) + 1} different values in {len(frame)} rows: an "
+                    f"Column {column!r} has {len(made.columns)} different values in {len(frame)} rows: an "
                     "identifier or a free text, not a category. Leave it out (drop)."
                 )
             encoded[column] = tuple(map(str, made.columns))
@@ -216,8 +256,6 @@ def _numbers(frame: pd.DataFrame, encode: bool) -> tuple[pd.DataFrame, dict[str,
         else:
             parts.append(frame[[column]])
     numbers = pd.concat(parts, axis=1).astype(np.float64)
-    if not len(numbers.columns):
-        raise DataError("No input is left: every column of categories has a single value.")
     _refuse_infinite(numbers)
     return numbers, encoded
 
