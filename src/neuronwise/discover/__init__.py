@@ -1,10 +1,21 @@
 """The search for a neuron: a formula for the data at hand, with how sure one can be of each of its terms."""
 
 from neuronwise.discover.candidate import Candidate
+from neuronwise.discover.confidence import knockoff_filter, stability_selection
 from neuronwise.discover.group import Group
 from neuronwise.discover.method import Method
 from neuronwise.discover.methods import METHODS
 from neuronwise.discover.problem import SearchProblem, make_problem
 from neuronwise.discover.shared import Shared
 
-__all__ = ["METHODS", "Candidate", "Group", "Method", "SearchProblem", "Shared", "make_problem"]
+__all__ = [
+    "METHODS",
+    "Candidate",
+    "Group",
+    "Method",
+    "SearchProblem",
+    "Shared",
+    "knockoff_filter",
+    "make_problem",
+    "stability_selection",
+]
