@@ -70,7 +70,7 @@ def _power(node: Pow, functions: Mapping[str, Function], domain: Interval) -> In
         if exponent < 0 or exponent != int(exponent):
             return Interval(0.0, math.inf) if even else REALS
         low = 0.0 if inner.high > 0.0 else min(ends)
-        return Interval(low, max(ends)) if even else Interval(*ends)
+        return Interval(low, max(ends)) if even else Interval(ends[0], ends[1])
     return Interval(min(ends), max(ends))
 
 
@@ -83,7 +83,7 @@ def _call(function: Function, argument: Interval) -> Interval:
                 for end in (max(argument.low, inside.low), min(argument.high, inside.high))
             ]
         if ends[0] <= ends[1]:
-            return Interval(*ends)
+            return Interval(ends[0], ends[1])
     if function.bounded and not function.values_in.finite:
         return Interval(-_SOME, _SOME)
     return function.values_in

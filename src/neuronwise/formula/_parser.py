@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Any, NoReturn
+from typing import Any
 
 import lark
 from lark.visitors import Transformer_NonRecursive
@@ -79,7 +79,7 @@ def _grammar() -> lark.Lark:
 
 
 @lark.v_args(inline=True)
-class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
+class _Reader(Transformer_NonRecursive[Any, Node]):
     """Makes nodes from the parser's tree, from the leaves up, so that depth is limited before it can hurt."""
 
     def __init__(self, text: str, inputs: Sequence[str] | None, functions: Mapping[str, Function]) -> None:
@@ -88,14 +88,14 @@ class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
         self.inputs = inputs
         self.functions = functions
 
-    def fail(self, message: str, token: Any) -> NoReturn:
-        raise FormulaError(message, self.text, getattr(token, "start_pos", None))
+    def fault(self, message: str, token: Any) -> FormulaError:
+        return FormulaError(message, self.text, getattr(token, "start_pos", None))
 
     def checked(self, node: Node, token: Any) -> Node:
         if node.depth > MAX_DEPTH:
-            self.fail(f"This is nested more than {MAX_DEPTH} levels deep: split the formula.", token)
+            raise self.fault(f"This is nested more than {MAX_DEPTH} levels deep: split the formula.", token)
         if node.size > MAX_NODES:
-            self.fail(f"This has more than {MAX_NODES:,} parts: split the formula.", token)
+            raise self.fault(f"This has more than {MAX_NODES:,} parts: split the formula.", token)
         return node
 
     def start(self, item: Any) -> Node:
@@ -108,7 +108,7 @@ class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
         value = float(token)
         if math.isinf(value) or (value == 0.0 and any(c in "123456789" for c in token.lower().split("e")[0])):
             shown = token if len(token) < 20 else token[:17] + "..."
-            self.fail(f"{shown} is outside what float64 can hold.", token)
+            raise self.fault(f"{shown} is outside what float64 can hold.", token)
         return Number(value)
 
     def name(self, token: Any) -> Node:
@@ -124,37 +124,37 @@ class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
         if self.inputs is not None and text in self.inputs:
             return Input(self.inputs.index(text))
         if text in self.functions or text in ALIASES or text in REDUCTIONS or text == "dot":
-            self.fail(f"{text} is a function: write {text}(...).", token)
+            raise self.fault(f"{text} is a function: write {text}(...).", token)
         known = ["x", "size", "pi", "e", *(self.inputs or ())]
         hint = (
             " Inputs are known by name after inputs=[...], else as x[0], x[1], ..."
             if self.inputs is None
             else ""
         )
-        self.fail(f"{text!r} is no name that formulas know. {closest(text, known)}{hint}", token)
+        raise self.fault(f"{text!r} is no name that formulas know. {closest(text, known)}{hint}", token)
 
     def quoted(self, token: Any) -> Node:
         name = str(token)[1:-1]
         if self.inputs is None:
-            self.fail(f"An input called {name!r} is known only after inputs=[...].", token)
+            raise self.fault(f"An input called {name!r} is known only after inputs=[...].", token)
         if name not in self.inputs:
-            self.fail(f"There is no input called {name!r}. {closest(name, self.inputs)}", token)
+            raise self.fault(f"There is no input called {name!r}. {closest(name, self.inputs)}", token)
         return Input(self.inputs.index(name))
 
     def indexed(self, token: Any, number: Any) -> Node:
         if not number.isdecimal():
-            self.fail("An index is a whole number from 0.", number)
+            raise self.fault("An index is a whole number from 0.", number)
         # More digits than any array has elements; converting a very long text would take its time.
         if len(number) > 12:
-            self.fail("There is no such input: the index is too large.", number)
+            raise self.fault("There is no such input: the index is too large.", number)
         index = int(number)
         if str(token) == "x":
             if self.inputs is not None and index >= len(self.inputs):
-                self.fail(f"There is no input {index}; there are {len(self.inputs)}, from 0.", number)
+                raise self.fault(f"There is no input {index}; there are {len(self.inputs)}, from 0.", number)
             return Input(index)
         if PARAMETER.fullmatch(token) and token[0] == "w":
             return Parameter(str(token), index)
-        self.fail(f"Only x and weights such as w1 have elements, {str(token)!r} has not.", token)
+        raise self.fault(f"Only x and weights such as w1 have elements, {str(token)!r} has not.", token)
 
     def group(self, item: Any) -> Any:
         return _Group(item) if isinstance(item, Add) else item
@@ -167,17 +167,17 @@ class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
         arguments = [_plain(item) for item in rest]
         if name == "dot":
             if len(arguments) != 2:
-                self.fail(f"dot takes two vectors, not {len(arguments)}.", token)
+                raise self.fault(f"dot takes two vectors, not {len(arguments)}.", token)
             return self.checked(Dot(*arguments), token)
         if name not in self.functions and name not in REDUCTIONS:
             known = [*self.functions, *REDUCTIONS, "dot"]
-            self.fail(f"There is no function {str(token)!r}. {closest(name, known)}", token)
+            raise self.fault(f"There is no function {str(token)!r}. {closest(name, known)}", token)
         if len(arguments) != 1:
-            self.fail(f"{name} takes one argument, not {len(arguments)}.", token)
+            raise self.fault(f"{name} takes one argument, not {len(arguments)}.", token)
         (argument,) = arguments
         if name in REDUCTIONS:
             if not argument.vector:
-                self.fail(
+                raise self.fault(
                     f"{name} takes a vector (something with x or w1), but its argument is one number.", token
                 )
             return self.checked(Reduce(name, argument), token)
@@ -187,13 +187,13 @@ class _Reader(Transformer_NonRecursive):  # type: ignore[misc]
         power = Pow(_plain(base), _plain(exponent))
         value = fold(power.exponent, self.functions)
         if value is not None and abs(value) > MAX_EXPONENT and fold(power.base, self.functions) is None:
-            self.fail(f"The exponent is {value:g}; up to {MAX_EXPONENT} are allowed.", token)
+            raise self.fault(f"The exponent is {value:g}; up to {MAX_EXPONENT} are allowed.", token)
         return self.checked_value(power, token)
 
     def checked_value(self, node: Node, token: Any) -> Node:
         value = fold(node, self.functions)
         if value is not None and not math.isfinite(value):
-            self.fail("This is no finite number.", token)
+            raise self.fault("This is no finite number.", token)
         return self.checked(node, token)
 
     def signed(self, token: Any, item: Any) -> Node:
@@ -248,9 +248,10 @@ def parse(text: str, inputs: Sequence[str] | None, functions: Mapping[str, Funct
 def _syntax(error: Any, text: str) -> FormulaError:
     """Return what the parser found as a message for people."""
     if isinstance(error, lark.exceptions.UnexpectedCharacters):
-        shown = text[error.pos_in_stream]
+        position = error.pos_in_stream or 0
+        shown = text[position]
         hint = " An input's name with such characters goes in backquotes." if shown not in "'\"" else ""
-        return FormulaError(f"{shown!r} cannot stand in a formula.{hint}", text, error.pos_in_stream)
+        return FormulaError(f"{shown!r} cannot stand in a formula.{hint}", text, position)
     expected = getattr(error, "expected", None) or getattr(error, "accepts", None) or ()
     wanted = ", ".join(sorted({_READABLE[name] for name in expected if name in _READABLE}))
     token = getattr(error, "token", None)

@@ -23,7 +23,6 @@ from neuronwise.formula.nodes import (
     Call,
     Dot,
     Input,
-    Inputs,
     Node,
     Number,
     Parameter,
@@ -80,15 +79,15 @@ class Base:
             raise InvalidArgumentError(
                 f"A base function is text such as 'sin(2*x)', not {type(expression).__name__}."
             )
-        self.text = to_text(node)
+        self.text: str = to_text(node)
         for part in walk(node):
             if isinstance(part, Input | Parameter | Reduce | Dot | Size):
                 raise FormulaError(
                     f"A base function is elementwise in x; {self.text!r} has {to_text(part)!r} in it.",
                     self.text,
                 )
-        self.node = node
-        self.functions = functions
+        self.node: Node = node
+        self.functions: Mapping[str, Function] = functions
         self._domain = Interval.parse(domain) if isinstance(domain, str) else domain
         self._plans = {
             "numpy": Plan([node], "numpy", functions, {}, None),
@@ -309,8 +308,8 @@ def usable(
         names: Names of the inputs, for the reasons.
 
     Returns:
-        Those that are finite, not enormous (above 1e140 sums of squares overflow) and not constant on all inputs; and a reason
-        for each of the others.
+        Those that are finite, not enormous (above 1e140 sums of squares overflow) and not constant on all inputs; and
+        a reason for each of the others.
 
     Raises:
         DataError: If X is no table of numbers.
@@ -336,7 +335,7 @@ def _fault(base: Base, data: NDArray[np.float64], names: Sequence[str] | None) -
     low, high = values.min(0), values.max(0)
     for column in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):
         bad = ~np.isfinite(values[:, column])
-        name = names[column] if names is not None else f"x[{column}]"
+        name = names[int(column)] if names is not None else f"x[{column}]"
         example = data[int(np.argmax(bad)), column]
         return f"not finite for {int(bad.sum())} of {len(data)} values of {name}, such as {example:g}"
     largest = float(max(high.max(), -low.min()))

@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from neuronwise.errors import DataError, FormulaError, InvalidArgumentError, closest
+from neuronwise.errors import DataError, FormulaError, InvalidArgumentError
+from neuronwise.formula._checks import bound_weights, checked_node, names_of, table_of
 from neuronwise.formula._gradient import ZERO, element, gradients, plus
-from neuronwise.formula._parser import MAX_DEPTH, MAX_NODES, MAX_TEXT, parse
+from neuronwise.formula._parser import parse
 from neuronwise.formula._plan import Backend, Plan
 from neuronwise.formula._printing import to_text
+from neuronwise.formula._saving import loaded_functions, own_functions, saved_functions, saved_weights
 from neuronwise.formula.bases import Base, complexity_of
 from neuronwise.formula.functions import FUNCTIONS, Function
 from neuronwise.formula.nodes import (
-    Call,
     Dot,
     Input,
     Inputs,
@@ -29,7 +30,6 @@ from neuronwise.formula.nodes import (
     Number,
     Parameter,
     Pow,
-    Reduce,
     add,
     canonical,
     mul,
@@ -52,17 +52,18 @@ class Formula:
     ``x`` is the vector of all inputs; functions and ``+ - * / **`` work on each element. A formula is split at its
     outermost + and -: a term that is a vector stands for the sum of its elements, a term that is one number is added
     once. So ``2*x**2 - 3*x + 1`` is 1 + sum_i (2 x_i^2 - 3 x_i), the vector semantics of Task-based Neurons (arXiv
-    2405.02369, section 3); ``x**2 + x`` is a sum over the inputs as well. ``x[3]`` and the names of inputs are single
-    inputs; ``sum mean max min norm`` make one number of a vector, ``<a, b>`` is the inner product (a number in it stands for the
-    vector that has it everywhere), ``size`` is the number of inputs. Names such as ``w1`` are weight vectors, ``b1``
-    and ``c1`` single numbers.
+    2405.02369); ``x**2 + x`` is a sum over the inputs as well. ``x[3]`` and the names of inputs are single inputs;
+    ``sum mean max min norm`` make one number of a vector, ``<a, b>`` is the inner product (a number in it stands for
+    the vector that has it everywhere), ``size`` is the number of inputs. Names such as ``w1`` are weight vectors,
+    ``b1`` and ``c1`` single numbers.
 
     Formulas are immutable and hashable, and pickled as text. Nothing of a text is ever run as code.
 
     Args:
         formula: The text, another formula, or a node.
         inputs: Names of the inputs, in order. Names that are no plain words are written in backquotes.
-        weights: Values of the parameters: d numbers for w1, one for b1. Others stay free, and the formula cannot be evaluated.
+        weights: Values of the parameters: d numbers for w1, one for b1. Others stay free, and the formula cannot be
+            evaluated.
         functions: The functions it may call, see :func:`with_functions`.
 
     Raises:
@@ -90,14 +91,35 @@ class Formula:
             weights = {**formula.weights, **(weights or {})}
             functions = formula.functions if functions is None else functions
         self.functions: Mapping[str, Function] = FUNCTIONS if functions is None else functions
-        self.inputs: tuple[str, ...] | None = _names(inputs)
-        self.root: Node = _root(formula, self.inputs, self.functions)
-        self.weights: Mapping[str, Any] = _bound(weights or {}, self.root, self.inputs)
+        self.inputs: tuple[str, ...] | None = names_of(inputs)
+        self.root: Node = self._read(formula)
+        self.weights: Mapping[str, Any] = bound_weights(weights or {}, self.root, self.inputs)
         self._plans: dict[tuple[str, Backend, int], Plan] = {}
-        highest = max((part.index for part in walk(self.root) if isinstance(part, Input)), default=-1)
-        self._width = _width(self.inputs, self.weights)
-        if self._width is not None and highest >= self._width:
-            raise FormulaError(f"There is no input x[{highest}]; there are {self._width}, from 0.", str(self))
+        vectors = [len(value) for name, value in self.weights.items() if name[0] == "w"]
+        #: How many inputs it is for, where names or weights say it.
+        self.width: int | None = next(iter(vectors), None) if self.inputs is None else len(self.inputs)
+        if self.width is not None and self._needed > self.width:
+            raise FormulaError(
+                f"There is no element {self._needed - 1}; there are {self.width}, from 0.", str(self)
+            )
+
+    def _read(self, formula: object) -> Node:
+        match formula:
+            case Formula():
+                return formula.root
+            case str():
+                return parse(formula, self.inputs, self.functions)
+            case Node():
+                return checked_node(formula, self.functions)
+        raise InvalidArgumentError(
+            f"A formula is text such as 'x**2 + sin(x)', not {type(formula).__name__}."
+        )
+
+    @cached_property
+    def _needed(self) -> int:
+        """How many inputs there must be at least."""
+        indices = [part.index for part in walk(self.root) if isinstance(part, Input | Parameter)]
+        return max((index + 1 for index in indices if index is not None), default=1)
 
     @classmethod
     def from_bases(
@@ -253,6 +275,126 @@ class Formula:
         """The formula as one number: every vector term in a sum."""
         return add(*(term.node for term in self.terms))
 
+    def simplify(self) -> Formula:
+        """Return a formula of the same values, shorter where SymPy finds one.
+
+        Vector terms become ``number * base``, equal ones are put together, a constant inside a sum counts ``size``
+        times: ``2*(x + 1) - x`` becomes ``x + 2*size``. What SymPy proposes is tried on random rows before it is
+        taken, so that a formula that is undefined somewhere stays so, and nothing is lost by cancellation; the
+        formula itself comes back where nothing passes.
+        """
+        from neuronwise.formula._symbolic import checked_simplification
+
+        node = checked_simplification(self._total, self.functions, self.weights, self.width)
+        return self if node is None else self._with(node)
+
+    def expanded(self, names: Sequence[str] | None = None) -> Formula:
+        """Return the formula written out for each input, with the weights' values in it; for few inputs.
+
+        Args:
+            names: Names of the inputs; by default those it has.
+
+        Raises:
+            InvalidArgumentError: If the number of inputs is not known.
+            FormulaError: If it has a max or min over the inputs, or becomes too large.
+
+        Example:
+            >>> str(Formula("x**2 + 1").expanded(["a", "b"]))
+            'a**2 + b**2 + 1'
+        """
+        from neuronwise.formula._rewrite import expanded
+
+        inputs = self.inputs if names is None else names_of(names)
+        width = self.width if inputs is None else len(inputs)
+        if width is None:
+            raise InvalidArgumentError("How many inputs are there? Give names=['a', 'b', ...].")
+        self._check_width(width)
+        node = expanded(self._total, self.weights, width)
+        return Formula(node, inputs=inputs, functions=self.functions)
+
+    def rounded(self, digits: int = 4) -> Formula:
+        """Return the formula with numbers and weights rounded to significant digits; exponents stay.
+
+        Args:
+            digits: How many, from 1 to 17.
+
+        Raises:
+            InvalidArgumentError: If digits is out of range.
+        """
+        from neuronwise.formula._rewrite import rounded, rounded_weights
+
+        _check_digits(digits)
+        return self._with(rounded(self.root, digits), rounded_weights(self.weights, digits))
+
+    def parameterised(self) -> Formula:
+        """Return the form that a neuron trains: constants thrown away, fresh free parameters in their place.
+
+        The rules of Task-based Neurons (arXiv 2405.02369): a number in an inner product becomes a weight vector w, a
+        term that is no inner product becomes ``<w, term>``, numbers that stand alone become one b, an inner product
+        without a number gets a factor c. Found coefficients are no initial values.
+
+        Example:
+            >>> str(Formula("6*x**2 + 2*x - 3").parameterised())
+            '<w1, x**2> + <w2, x> + b1'
+        """
+        from neuronwise.formula._rewrite import Parameteriser
+
+        node = Parameteriser(self.functions).formula([term.node for term in self.terms])
+        return Formula(node, inputs=self.inputs, functions=self.functions)
+
+    def latex(self, decimals: int = 4) -> str:
+        """Return the formula in LaTeX, without dollar signs; vector terms under a sum over i.
+
+        Args:
+            decimals: Significant digits of the numbers.
+        """
+        from neuronwise.formula._display import latex
+
+        _check_digits(decimals)
+        return latex(self.root, self._text, self.functions, self.inputs, decimals)
+
+    def html(self, decimals: int = 4) -> str:
+        """Return the formula as presentation MathML, which browsers show by themselves.
+
+        Args:
+            decimals: Significant digits of the numbers.
+        """
+        from neuronwise.formula._display import mathml
+
+        _check_digits(decimals)
+        return mathml(self.root, self._text, self.functions, self.inputs, decimals)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex()}$"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the formula as data for JSON, without loss; :meth:`from_dict` reads it."""
+        return {
+            "formula": self._text,
+            "inputs": None if self.inputs is None else list(self.inputs),
+            "weights": saved_weights(self.weights),
+            "functions": saved_functions(self.root, self.functions),
+        }
+
+    @classmethod
+    def from_dict(
+        cls, data: Mapping[str, Any], *, functions: Mapping[str, Function] | None = None
+    ) -> Formula:
+        """Return the formula that :meth:`to_dict` made data of.
+
+        Args:
+            data: The data.
+            functions: The table; needed where the formula calls functions that were written in Python.
+
+        Raises:
+            FormulaError: If the data are not of a formula, or a function is missing.
+        """
+        missing = {"formula", "inputs", "weights", "functions"} - set(data)
+        if missing:
+            raise FormulaError(f"These are no data of a formula: {', '.join(sorted(missing))} is not there.")
+        table = loaded_functions(data["functions"], functions)
+        return cls(data["formula"], inputs=data["inputs"], weights=data["weights"], functions=table)
+
     def _index(self, name: str | int) -> int:
         if isinstance(name, str):
             if self.inputs is not None and name in self.inputs:
@@ -261,8 +403,9 @@ class Formula:
             if not isinstance(node, Input):
                 raise FormulaError(f"{name!r} is no single input: write a name or x[0].", name)
             return node.index
-        if name < 0 or (self._width is not None and name >= self._width):
-            raise FormulaError(f"There is no input {name}; they count from 0 to {(self._width or 1) - 1}.")
+        if name < 0 or (self.width is not None and name >= self.width):
+            known = "" if self.width is None else f"; there are {self.width}"
+            raise FormulaError(f"There is no input {name}{known}. They count from 0.")
         return name
 
     def _with(self, node: Node, weights: Mapping[str, Any] | None = None) -> Formula:
@@ -273,23 +416,15 @@ class Formula:
         return Formula(node, inputs=self.inputs, weights=kept, functions=self.functions)
 
     def _data(self, X: ArrayLike) -> NDArray[np.float64]:
-        try:
-            data = np.asarray(X, dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"A formula is evaluated on numbers: {error}") from error
-        if data.ndim != 2:
-            raise DataError(
-                f"Data are a table of shape (n, d), not {data.shape}; for one row write X[None], for one column X[:, None]."
-            )
+        data = table_of(X)
         self._check_width(data.shape[1])
         return data
 
     def _check_width(self, width: int) -> None:
-        needed = 1 + max((part.index for part in walk(self.root) if isinstance(part, Input)), default=0)
-        if self._width is not None and width != self._width:
-            raise DataError(f"The formula is for {self._width} inputs; the data have {width}.")
-        if width < needed:
-            raise DataError(f"The formula uses x[{needed - 1}]; the data have {width} inputs.")
+        if self.width is not None and width != self.width:
+            raise DataError(f"The formula is for {self.width} inputs; the data have {width}.")
+        if width < self._needed:
+            raise DataError(f"The formula uses x[{self._needed - 1}]; the data have {width} inputs.")
 
     def _plan(self, what: str, backend: Backend, width: int) -> Plan:
         key = (what, backend, width)
@@ -330,14 +465,11 @@ class Formula:
     @cached_property
     def _key(self) -> tuple[Any, ...]:
         weights = tuple(sorted((name, np.asarray(value).tobytes()) for name, value in self.weights.items()))
-        called = {part.name for part in walk(self.root) if isinstance(part, Call)}
-        own = tuple(
-            self.functions[name] for name in sorted(called) if self.functions[name] is not FUNCTIONS.get(name)
-        )
+        own = tuple(own_functions(self.root, self.functions).values())
         return self.root, self.inputs, weights, own
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = tuple(f for name, f in self.functions.items() if FUNCTIONS.get(name) is not f)
+        own = tuple(own_functions(self.root, self.functions).values())
         weights = {name: np.array(value) for name, value in self.weights.items()}
         return _rebuild, (self._text, self.inputs, weights, own)
 
@@ -358,76 +490,6 @@ def _scaled(value: float, node: Node) -> Node:
     return mul(Number(value), *factors)
 
 
-def _names(inputs: Sequence[str] | None) -> tuple[str, ...] | None:
-    if inputs is None:
-        return None
-    if isinstance(inputs, str):
-        raise InvalidArgumentError("inputs= takes several names, ['age', 'weight'], not one text.")
-    names = tuple(inputs)
-    wrong = [name for name in names if not isinstance(name, str)]
-    if wrong:
-        raise InvalidArgumentError(f"Names of inputs are text; {wrong[0]!r} is {type(wrong[0]).__name__}.")
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise InvalidArgumentError(
-            f"Every input needs a name of its own; more than one is called {twice[0]!r}."
-        )
-    return names
-
-
-def _root(formula: object, inputs: tuple[str, ...] | None, functions: Mapping[str, Function]) -> Node:
-    match formula:
-        case Formula():
-            return formula.root
-        case str():
-            return parse(formula, inputs, functions)
-        case Node():
-            if formula.depth > MAX_DEPTH or formula.size > MAX_NODES:
-                raise FormulaError(
-                    f"The formula has {formula.size:,} parts, {formula.depth} levels deep; up to {MAX_NODES:,} parts "
-                    f"and {MAX_DEPTH} levels are allowed."
-                )
-            return _checked(canonical(formula), functions)
-    raise InvalidArgumentError(f"A formula is text such as 'x**2 + sin(x)', not {type(formula).__name__}.")
-
-
-def _checked(root: Node, functions: Mapping[str, Function]) -> Node:
-    """Return a node that was not read from text, after the checks that reading makes."""
-    for part in walk(root):
-        if isinstance(part, Call) and part.name not in functions:
-            raise FormulaError(f"There is no function {part.name!r}. {closest(part.name, functions)}")
-        if isinstance(part, Number) and not math.isfinite(part.value):
-            raise FormulaError(f"A formula has finite numbers only, not {part.value}.")
-        if isinstance(part, Reduce) and not part.argument.vector:
-            raise FormulaError(f"{part.name} takes a vector, not {to_text(part.argument)}.")
-    return root
-
-
-def _bound(weights: Mapping[str, ArrayLike], root: Node, inputs: tuple[str, ...] | None) -> Mapping[str, Any]:
-    """Return the parameters' values as floats and read-only arrays."""
-    known = list(dict.fromkeys(part.name for part in walk(root) if isinstance(part, Parameter)))
-    found: dict[str, Any] = {}
-    for name, value in weights.items():
-        if name not in known:
-            raise InvalidArgumentError(f"The formula has no parameter {name!r}. {closest(name, known)}")
-        array = np.array(value, dtype=np.float64)
-        if not np.isfinite(array).all():
-            raise InvalidArgumentError(f"The weights {name} are not all finite.")
-        if array.ndim != (1 if name[0] == "w" else 0) or not array.size:
-            kind = "a vector (d,)" if name[0] == "w" else "one number"
-            raise InvalidArgumentError(f"{name} is {kind}; what came has the shape {array.shape}.")
-        array.setflags(write=False)
-        found[name] = array if name[0] == "w" else float(array)
-    lengths = {name: len(value) for name, value in found.items() if name[0] == "w"}
-    if inputs is not None:
-        lengths["inputs"] = len(inputs)
-    if len(set(lengths.values())) > 1:
-        raise InvalidArgumentError(f"Weights and inputs have different lengths: {lengths}.")
-    return MappingProxyType({name: found[name] for name in known if name in found})
-
-
-def _width(inputs: tuple[str, ...] | None, weights: Mapping[str, Any]) -> int | None:
-    """Return the number of inputs where names or weights say it."""
-    if inputs is not None:
-        return len(inputs)
-    return next((len(value) for name, value in weights.items() if name[0] == "w"), None)
+def _check_digits(digits: int) -> None:
+    if not 1 <= digits <= 17:
+        raise InvalidArgumentError(f"Numbers have 1 to 17 significant digits, not {digits}.")

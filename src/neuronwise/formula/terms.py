@@ -65,7 +65,7 @@ def terms_of(root: Node, functions: Mapping[str, Function]) -> tuple[Term, ...]:
 
 def _term(node: Node, functions: Mapping[str, Function]) -> Term:
     scalar = Reduce("sum", node) if node.vector else node
-    coefficient, factors = _peeled(scalar, functions)
+    coefficient, factors = peeled(scalar, functions)
     if not factors:
         return Term("constant", scalar, coefficient)
     if len(factors) == 1 and isinstance(factors[0], Parameter):
@@ -90,31 +90,37 @@ def _term(node: Node, functions: Mapping[str, Function]) -> Term:
     return Term("scalar", scalar)
 
 
-def _peeled(node: Node, functions: Mapping[str, Function]) -> tuple[float, list[Node]]:
-    """Return the number in front of a product and its other factors; whole powers are written out."""
+def peeled(node: Node, functions: Mapping[str, Function], *, powers: bool = True) -> tuple[float, list[Node]]:
+    """Return the number in front of a product, and its other factors.
+
+    Args:
+        node: The product, or anything else.
+        functions: The table.
+        powers: Whether the second to fourth power of a scalar is written out as factors.
+    """
     value = fold(node, functions)
     if value is not None:
         return value, []
     match node:
         case Neg():
-            coefficient, factors = _peeled(node.argument, functions)
+            coefficient, factors = peeled(node.argument, functions, powers=powers)
             return -coefficient, factors
         case Mul():
             coefficient, factors = 1.0, []
             for factor in node.factors:
-                number, rest = _peeled(factor, functions)
+                number, rest = peeled(factor, functions, powers=powers)
                 coefficient *= number
                 factors += rest
             return coefficient, factors
         case Div():
             divisor = fold(node.right, functions)
             if divisor is not None:
-                coefficient, factors = _peeled(node.left, functions)
+                coefficient, factors = peeled(node.left, functions, powers=powers)
                 return coefficient / divisor, factors
-        case Pow() if not node.vector:
+        case Pow() if powers and not node.vector:
             exponent = fold(node.exponent, functions)
             if exponent is not None and exponent in (2.0, 3.0, 4.0):
-                coefficient, factors = _peeled(node.base, functions)
+                coefficient, factors = peeled(node.base, functions, powers=powers)
                 return coefficient**exponent, factors * int(exponent)
     return 1.0, [node]
 
@@ -129,7 +135,7 @@ def _linear(node: Node, functions: Mapping[str, Function]) -> tuple[float, str |
         return None
     coefficient, weights, rest = 1.0, list[Parameter](), list[Node]()
     for part in parts:
-        number, factors = _peeled(part, functions)
+        number, factors = peeled(part, functions)
         coefficient *= number
         for factor in factors:
             if isinstance(factor, Parameter):
