@@ -240,10 +240,10 @@ def test_weights_of_zero_are_rows_that_are_not_there():
 def test_same_seed_same_table_and_global_chance_untouched():
     X, y = table(np.random.default_rng(0), noise=3.0)
     problem = make_problem(X, y, bases=BASES)
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     one, two, other = (knockoff_filter(problem, seed=seed) for seed in (1, 1, 2))
     assert one.equals(two) and not one.equals(other)
-    assert np.array_equal(before, np.random.get_state()[1])
+    assert np.array_equal(before, np.random.get_state()[1])  # noqa: NPY002
 
 
 @pytest.mark.parametrize("wrong", [{"fdr": 0.0}, {"fdr": 1}, {"distinct": 0}, {"repeats": 0}, {"copies": 0}])

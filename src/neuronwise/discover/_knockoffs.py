@@ -39,7 +39,7 @@ class Blocks:
     @property
     def count(self) -> int:
         """Number of groups."""
-        return self.columns.shape[1] // self.size
+        return int(self.columns.shape[1]) // self.size
 
 
 def whitened(groups: Sequence[NDArray[np.float64]], row: NDArray[np.float64]) -> Blocks:
@@ -161,7 +161,7 @@ def wins(decoys: Decoys) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     end of the selection, over the variance of the noise.
 
     Returns:
-        Which copy won, 0 for the original, ``(K,)``; and how far the winner is above the median of the others, ``(K,)``.
+        Which copy won, 0 for the original, ``(K,)``; and by how much it beats the median of the others, ``(K,)``.
     """
     importance = _forward(decoys).reshape(decoys.copies + 1, decoys.groups)
     order = np.sort(importance, axis=0)

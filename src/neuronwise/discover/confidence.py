@@ -153,19 +153,19 @@ def knockoff_filter(
     Dai and Barber 2016) with the same products among each other and with all other groups, but without an effect; a
     group counts where it beats its decoys. Three things are added so that it is of use here:
 
-    - *Representatives.* ``x``, ``sin(x)`` and ``tanh(x)`` can hardly be told apart, and then no method has power. Base
-      functions are taken in one after the other - those in ``first``, then plain powers, then the simplest - if the ones
-      taken already leave at least ``distinct`` of them unexplained. The others are represented: the row of the base
-      function that is nearest to them stands for them. This looks at the inputs only, so the rate stays valid.
-    - *Several decoys of each* (Gimenez and Zou 2019; Emery and Keich 2019). With one decoy a rate of 0.1 cannot be shown
-      with less than 10 discoveries; with M decoys ``1 / (M fdr)`` are enough. M is ``2 / fdr``, or as many as the rows
-      allow: ``n`` must be above ``(M + 1) K d``. The column ``needed`` says how many discoveries are needed at least.
-    - *Repeats.* Decoys are random. The e-values of several runs, each at half the level, are averaged, and the e-BH rule
-      selects (Ren and Barber 2024, J. R. Stat. Soc. B 86:122), which keeps the rate.
+    - *Representatives.* ``x``, ``sin(x)`` and ``tanh(x)`` can hardly be told apart, and then no method has power.
+      Base functions are taken in one after the other - those in ``first``, then plain powers, then the simplest - if
+      those taken already leave at least ``distinct`` of them unexplained. The others are represented: the row of the
+      nearest base function that was taken stands for them. This looks at inputs only, so the rate stays valid.
+    - *Several decoys of each* (Gimenez and Zou 2019; Emery and Keich 2019). With one decoy a rate of 0.1 cannot be
+      shown with less than 10 discoveries; with M decoys ``1 / (M fdr)`` are enough. M is ``2 / fdr``, or as many as the
+      rows allow: ``n`` must be above ``(M + 1) K d``. The column ``needed`` says how many are needed at least.
+    - *Repeats.* Decoys are random. The e-values of several runs, each at half the level, are averaged, and the e-BH
+      rule selects (Ren and Barber 2024, J. R. Stat. Soc. B 86:122), which keeps the rate.
 
-    The rate is exact in finite samples if the target is a weighted sum of the groups plus Gaussian noise of one variance,
-    whatever the distribution of the inputs. It is approximate if the target is something else (then it speaks of the
-    best such sum), and for classes and counts, where the groups are weighted as in the fitted logistic (one class
+    The rate is exact in finite samples if the target is a weighted sum of the groups plus Gaussian noise of one
+    variance, whatever the distribution of the inputs. It is approximate if the target is something else (then it speaks
+    of the best such sum), and for classes and counts, where the groups are weighted as in the fitted logistic (one class
     against the others) or Poisson model. Model-X knockoffs would not do: given ``x``, ``x**2`` is not random.
 
     Args:
@@ -181,9 +181,9 @@ def knockoff_filter(
 
     Returns:
         One row a base function (and input), in the order of the problem. Columns: ``base``, ``input`` (if
-        ``per_input``), ``represented_by`` (its own text, or that of the base function that stands for it), ``statistic``
-        (by how much it beats the median of its decoys, or is beaten: negative; in units of the noise, mean of the runs;
-        NaN if represented), ``e_value``, ``q`` (the smallest level at which it would be selected; NaN if represented),
+        ``per_input``), ``represented_by`` (its own text, or that of the base function that stands for it),
+        ``statistic`` (by how much it beats the median of its decoys, or is beaten: negative; in units of the noise, mean
+        of the runs; NaN if represented), ``e_value``, ``q`` (the smallest level at which it would be selected; NaN if represented),
         ``selected``, ``needed``.
 
     Raises:
