@@ -20,7 +20,6 @@ Array = NDArray[np.float64]
 #: noise gets a further term that fits the rounding.
 FLOOR = 1e-12
 _RIDGE = 1e-12  # of a direction's own variance; for directions that other blocks span already
-_PATIENCE = 2  # levels without a better set before the search ends: two terms may work only together
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,9 @@ def extensions(
     # Padding gets a one on the diagonal: it is solved for, to zero, and does no harm.
     padded = remaining + np.eye(rank) * np.where(real, _RIDGE, 1.0)[:, None, :]
     if rank == 1:
-        inverse = 1.0 / np.maximum(padded, _RIDGE / 2)
+        inverse: Array = 1.0 / np.maximum(padded, _RIDGE / 2)
     else:
-        inverse = np.linalg.inv(padded)
+        inverse = np.asarray(np.linalg.inv(padded), dtype=np.float64)
     weights = inverse @ left
     # Not left.T @ weights: this way the ridge costs its square only, far below the floor.
     gain = 2 * (left * weights).sum(1) - (weights * (remaining @ weights)).sum(1)
@@ -111,17 +110,18 @@ class Space:
     count: int
 
 
-def beam(space: Space, *, width: int, exhaustive: int, most: int) -> list[Found]:
+def beam(space: Space, *, width: int, exhaustive: int, most: int, patience: int = 2) -> list[Found]:
     """Search over sets of blocks and return all that were looked at, best first.
 
-    Level by level, the best ``width`` sets are extended by every block; the search ends after two levels without a
-    better set. Then single members of the best set are exchanged as long as that helps.
+    Level by level, the best ``width`` sets are extended by every block; the search ends after ``patience`` levels
+    without a better set. Then single members of the best set are exchanged as long as that helps.
 
     Args:
         space: What to search.
         width: Sets kept a level.
         exhaustive: Where there are no more sets than this, all are looked at.
         most: Blocks in a set at most.
+        patience: Levels without a better set before the search ends; with two, terms are found that work only together.
     """
     empty, most = Found((), 0.0, 0.0), min(most, space.count)
     every = sum(math.comb(space.count, size) for size in range(most + 1))
@@ -145,7 +145,7 @@ def beam(space: Space, *, width: int, exhaustive: int, most: int) -> list[Found]
         level, waited = found[:keep], waited + 1
         if _order(found[0]) < _order(best):
             best, waited = found[0], 0
-        if space.done(best) or (waited >= _PATIENCE and keep < every):
+        if space.done(best) or (waited >= patience and keep < every):
             break
     _exchange(best, seen, extend)
     return sorted(seen.values(), key=_order)

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit, logsumexp, softmax
 
 from neuronwise.discover._beam import Found, Space, extensions, penalty
 from neuronwise.discover._blocks import Columns, Gram
 from neuronwise.discover.problem import SearchProblem
 
-__all__ = ["Fit", "Likelihood", "likelihood_of", "score_search"]
+__all__ = ["Fit", "Likelihood", "ScoreSearch", "fit", "likelihood_of"]
 
 Array = NDArray[np.float64]
 
@@ -21,8 +20,11 @@ Array = NDArray[np.float64]
 # weights to infinity. It shrinks a predictor by far less than its own error.
 _RIDGE = 1e-4
 _STEPS = 200
+_ROUGH, _FINE = 0.1, 1e-4  # precision of a deviance while searching, and of those that are reported
 _CAP = 50.0  # largest log count: e**50 is beyond any count, and its square is still a number
 _SPAN = 1e-8
+_START, _MORE = 8, 4  # blocks that are fitted as extensions of the empty set, and of any other
+_SLACK = 3.0  # by how much a score test may fall short of the deviance that a block takes off
 
 
 @dataclass(frozen=True)
@@ -42,51 +44,56 @@ class Likelihood:
     @property
     def outputs(self) -> int:
         """Number of free predictors."""
-        return self.targets.shape[1]
+        return int(self.targets.shape[1])
+
+    def evaluate(self, predictor: Array) -> tuple[float, Array]:
+        """Return minus the log likelihood, without what does not depend on the predictor, and the expected targets.
+
+        Args:
+            predictor: Predictors, ``(n, m)``.
+        """
+        fit = self.targets * predictor
+        if self.counts:
+            means = np.exp(np.minimum(predictor, _CAP))
+            return float(self.weight @ (means - fit).sum(1)), means
+        # The last class has predictor 0; the largest of each row is taken out, so that nothing overflows.
+        top = np.maximum(predictor.max(1, keepdims=True), 0)
+        means = np.exp(predictor - top)
+        norm = means.sum(1, keepdims=True) + np.exp(-top)
+        means /= norm
+        return float(self.weight @ ((top + np.log(norm))[:, 0] - fit.sum(1))), means
 
     def means(self, predictor: Array) -> Array:
         """Return the expected targets, ``(n, m)``."""
-        if self.counts:
-            return np.exp(np.minimum(predictor, _CAP))
-        if self.outputs == 1:
-            probability: Array = expit(predictor)
-            return probability
-        whole: Array = softmax(np.column_stack([predictor, np.zeros(len(predictor))]), axis=1)
-        return whole[:, :-1]
+        return self.evaluate(predictor)[1]
 
-    def loss(self, predictor: Array) -> float:
-        """Return minus the log likelihood, without what does not depend on the predictor."""
-        if self.counts:
-            lost = (np.exp(np.minimum(predictor, _CAP)) - self.targets * predictor)[:, 0]
-        else:
-            zeros = np.zeros((len(predictor), 1))
-            norm = logsumexp(np.concatenate([predictor, zeros], axis=1), axis=1)
-            lost = norm - (self.targets * predictor).sum(1)
-        return float(self.weight @ lost)
+    def spread(self, means: Array) -> Array:
+        """Return the mean covariance of the targets about their expected values, ``(m, m)``."""
+        size = float(self.weight.sum())
+        average = np.diag(self.weight @ means / size)
+        return average if self.counts else average - means.T @ (self.weight[:, None] * means) / size
 
     def deviance(self, predictor: Array) -> float:
         """Return twice what the log likelihood lacks to that of a model with a parameter for every row."""
+        loss, _ = self.evaluate(predictor)
         if not self.counts:
-            return 2 * self.loss(predictor)
+            return 2 * loss
         y = self.targets[:, 0]
         saturated = np.where(y > 0, y - y * np.log(np.maximum(y, 1)), 0.0)
-        return 2 * (self.loss(predictor) - float(self.weight @ saturated))
+        return 2 * (loss - float(self.weight @ saturated))
 
     def start(self) -> Array:
         """Return the predictor of the model without terms, ``(m,)``."""
         mean = np.average(self.targets, axis=0, weights=self.weight)
-        if self.counts:
-            logs: Array = np.log(mean)
-            return logs
-        rest = 1 - mean.sum()
-        odds: Array = np.log(np.maximum(mean, 1e-12) / max(rest, 1e-12))
-        return odds
+        rest = 1.0 if self.counts else max(1 - float(mean.sum()), 1e-12)
+        logs: Array = np.log(np.maximum(mean, 1e-12) / rest)
+        return logs
 
-    def pearson(self, predictor: Array, dof: float) -> float:
-        """Return how much more counts vary than Poisson's law allows, at least 1."""
+    def excess(self, predictor: Array, dof: float) -> float:
+        """Return how much more counts vary than Poisson's law allows (Pearson), at least 1."""
         mean = self.means(predictor)[:, 0]
-        excess = float(self.weight @ ((self.targets[:, 0] - mean) ** 2 / np.maximum(mean, 1e-12)))
-        return max(1.0, excess / max(1.0, float(self.weight.sum()) - dof - 1))
+        squares = float(self.weight @ ((self.targets[:, 0] - mean) ** 2 / np.maximum(mean, 1e-12)))
+        return max(1.0, squares / max(1.0, float(self.weight.sum()) - dof - 1))
 
 
 def likelihood_of(problem: SearchProblem) -> Likelihood:
@@ -115,40 +122,54 @@ class Fit:
     intercept: Array
 
 
-def fit(likelihood: Likelihood, columns: Array, start: Array | None = None) -> Fit:
-    """Return the fit of a generalised linear model with a slight ridge, by L-BFGS on orthonormal columns.
+def fit(
+    likelihood: Likelihood, columns: Array, start: Array | None = None, *, precision: float = _FINE
+) -> Fit:
+    """Return the fit of a generalised linear model with a slight ridge.
+
+    By L-BFGS in coordinates in which the second derivative is about the identity: columns are made orthonormal, outputs
+    are divided by the root of their mean covariance.
 
     Args:
         likelihood: The likelihood.
         columns: Centred columns, ``(n, p)``; they may depend on one another.
         start: Predictors to start from, ``(n, m)``.
+        precision: By how much the deviance may be off, about.
     """
     n, m = likelihood.targets.shape
-    row = likelihood.weight
+    row = likelihood.weight[:, None]
     total = float(row.sum())
-    white = _whitening(columns, row, total)
+    white = _whitening(columns, likelihood.weight, total)
     inside = np.column_stack([np.ones(n), columns @ white])
     p = inside.shape[1]
-    first = np.zeros((p, m))
-    first[0] = likelihood.start()
-    if start is not None:
-        first = inside.T @ (row[:, None] * start) / total
     ridge = np.full((p, 1), _RIDGE * total)
     ridge[0] = 0.0
+    if start is None:
+        start = np.tile(likelihood.start(), (n, 1))
+    first = inside.T @ (row * start) / total
+    outward, inward = _coordinates(likelihood, inside @ first)
 
     def objective(flat: Array) -> tuple[float, Array]:
-        weights = flat.reshape(p, m)
-        predictor = inside @ weights
-        lost = likelihood.loss(predictor) + 0.5 * float((ridge * weights**2).sum())
-        slope = (
-            inside.T @ (row[:, None] * (likelihood.means(predictor) - likelihood.targets)) + ridge * weights
-        )
-        return lost / total, slope.ravel() / total
+        weights = flat.reshape(p, m) @ outward
+        loss, means = likelihood.evaluate(inside @ weights)
+        slope = inside.T @ (row * (means - likelihood.targets)) + ridge * weights
+        return loss + 0.5 * float((ridge * weights**2).sum()), (slope @ outward.T).ravel()
 
-    options = {"maxiter": _STEPS, "ftol": 1e-12, "gtol": 1e-7}
-    found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(p, m)
+    begin = (first @ inward).ravel()
+    # L-BFGS converges fast here: after a step that gains a part of the precision there is less than that to gain.
+    options = {"maxiter": _STEPS, "ftol": 0.1 * precision / max(abs(objective(begin)[0]), 1.0), "gtol": 0.0}
+    solved = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
+    found = solved.x.reshape(p, m) @ outward
     predictor = inside @ found
     return Fit(predictor, likelihood.deviance(predictor), white @ found[1:], found[0])
+
+
+def _coordinates(likelihood: Likelihood, predictor: Array) -> tuple[Array, Array]:
+    """Return the matrix that turns coordinates of the outputs into outputs, and its inverse."""
+    size = float(likelihood.weight.sum())
+    values, vectors = np.linalg.eigh(likelihood.spread(likelihood.means(predictor)))
+    roots = np.sqrt(size * np.maximum(values, 1e-3 * max(float(values[-1]), 1e-6)))
+    return (vectors / roots).T, vectors * roots
 
 
 def _whitening(columns: Array, row: Array, total: float) -> Array:
@@ -160,85 +181,105 @@ def _whitening(columns: Array, row: Array, total: float) -> Array:
     return white
 
 
-def score_search(
-    problem: SearchProblem, columns: Columns, gram: Gram, *, width: int, most_directions: float
-) -> tuple[Space, dict[tuple[int, ...], Fit]]:
-    """Return the sets of blocks, rated by a likelihood, and the fits that are made on the way.
+class ScoreSearch:
+    """Sets of blocks, rated by a likelihood.
 
-    A set's score test says what each further block would take off the deviance (Rao 1948); the ``width`` best are
-    fitted, and the criterion is that of the fit: ``deviance + penalty`` less the same of the empty set.
+    A set's score test says what each further block would take off the deviance (Rao 1948); the best of those that may
+    be worth their penalty are fitted, and the criterion is that of the fit: ``deviance + penalty`` less the same of
+    the empty set.
 
     Args:
         problem: The problem.
-        columns: Its columns.
+        columns: Its columns, all kept.
         gram: Their inner products.
-        width: Sets that are fitted for every set that is extended.
         most_directions: Directions of a set at most.
     """
-    likelihood = likelihood_of(problem)
-    n = int(np.count_nonzero(likelihood.weight))
-    m = likelihood.outputs
-    whole = next(columns.pieces())[1] @ gram.transform
-    empty = fit(likelihood, np.empty((problem.n, 0)))
-    fits: dict[tuple[int, ...], Fit] = {(): empty}
-    dofs: dict[tuple[int, ...], float] = {(): 0.0}
 
-    def expand(one: Found) -> list[Found]:
-        gain, more = _scores(likelihood, fits[one.members], whole, gram, gram.where(one.members))
-        dof = dofs[one.members]
-        proposals = []
-        for block in range(gram.count):
-            members = tuple(sorted((*one.members, block)))
-            if (
-                block in one.members
-                or more[block] < 0.5
-                or dof + more[block] > most_directions
-                or members in fits
-            ):
-                continue
-            cost = penalty(dof + float(more[block]), m, n, len(members), gram.count)
-            proposals.append((cost - gain[block], members, dof + float(more[block])))
+    def __init__(
+        self, problem: SearchProblem, columns: Columns, gram: Gram, *, most_directions: float
+    ) -> None:
+        self.likelihood = likelihood_of(problem)
+        self.n = int(np.count_nonzero(self.likelihood.weight))
+        self._gram, self._most = gram, most_directions
+        self._whole = next(columns.pieces())[1] @ gram.transform
+        self.fits: dict[tuple[int, ...], Fit] = {(): fit(self.likelihood, np.empty((problem.n, 0)))}
+        self._dofs: dict[tuple[int, ...], float] = {(): 0.0}
+
+    @property
+    def space(self) -> Space:
+        """What a beam goes through."""
+        return Space(self._expand, self._done, self._gram.count)
+
+    def refine(self, members: tuple[int, ...]) -> Fit:
+        """Return the fit of a set, to full precision."""
+        inside = self._whole[:, self._gram.where(members)]
+        return fit(self.likelihood, inside, self.fits[members].predictor)
+
+    def cost(self, members: tuple[int, ...], dof: float) -> float:
+        """Return the penalty of a set."""
+        return penalty(dof, self.likelihood.outputs, self.n, len(members), self._gram.count)
+
+    def _expand(self, one: Found) -> list[Found]:
         new = []
-        for _, members, directions in sorted(proposals)[:width]:
-            inside = whole[:, gram.where(members)]
-            fits[members] = fit(likelihood, inside, fits[one.members].predictor)
-            dofs[members] = directions
-            gone = fits[members].deviance - empty.deviance
-            new.append(Found(members, gone + penalty(directions, m, n, len(members), gram.count), directions))
+        proposals = self._proposals(one)
+        for number, (hopeless, _, members, dof) in enumerate(proposals[: _MORE if one.members else _START]):
+            # One is fitted in any case: whoever reads the result wants to see the next best.
+            if hopeless and number > 0:
+                break
+            inside = self._whole[:, self._gram.where(members)]
+            found = fit(self.likelihood, inside, self.fits[one.members].predictor, precision=_ROUGH)
+            self.fits[members], self._dofs[members] = found, dof
+            new.append(Found(members, found.deviance - self.fits[()].deviance + self.cost(members, dof), dof))
         return new
 
-    def done(one: Found) -> bool:
-        return fits[one.members].deviance <= 1e-6 * empty.deviance
+    def _proposals(self, one: Found) -> list[tuple[bool, float, tuple[int, ...], float]]:
+        gain, more = self._scores(one.members)
+        dof = self._dofs[one.members]
+        paid = self.cost(one.members, dof)
+        proposals = []
+        for block in range(self._gram.count):
+            members = tuple(sorted((*one.members, block)))
+            with_it = dof + float(more[block])
+            if block in one.members or more[block] < 0.5 or with_it > self._most or members in self.fits:
+                continue
+            cost = self.cost(members, with_it) - paid
+            proposals.append((bool(_SLACK * gain[block] < cost), cost - float(gain[block]), members, with_it))
+        return sorted(proposals)
 
-    return Space(expand, done, gram.count), fits
+    def _done(self, one: Found) -> bool:
+        return self.fits[one.members].deviance <= 1e-6 * self.fits[()].deviance
 
-
-def _scores(
-    likelihood: Likelihood, current: Fit, whole: Array, gram: Gram, inside: NDArray[np.intp]
-) -> tuple[Array, Array]:
-    """Return the score test of every block, ``(count,)``, and the directions that it adds."""
-    means = likelihood.means(current.predictor)
-    left = likelihood.weight[:, None] * (likelihood.targets - means)
-    count, rank = gram.real.shape
-    if likelihood.outputs == 1:
-        spread = likelihood.weight * (means if likelihood.counts else means * (1 - means))[:, 0]
-        weighted = whole * spread[:, None]
-        centre = weighted.sum(0) / max(float(spread.sum()), 1e-300)
-        # Each block with itself, and the set with all: never all with all.
-        stacked = whole.reshape(len(whole), count, rank).transpose(1, 2, 0)
-        shifted = centre.reshape(count, rank)
-        blocks = stacked @ weighted.reshape(len(whole), count, rank).transpose(1, 0, 2)
-        blocks -= float(spread.sum()) * shifted[:, :, None] * shifted[:, None, :]
-        products = whole[:, inside].T @ weighted - float(spread.sum()) * np.outer(centre[inside], centre)
-        # Blocks are brought back to variance 1, which the guard against spanned directions counts on.
-        size = float(np.average(spread, weights=likelihood.weight))
+    def _scores(self, members: tuple[int, ...]) -> tuple[Array, Array]:
+        """Return the score test of every block, ``(count,)``, and the directions that it adds."""
+        likelihood, gram, whole = self.likelihood, self._gram, self._whole
+        means = likelihood.means(self.fits[members].predictor)
+        left = whole.T @ (likelihood.weight[:, None] * (likelihood.targets - means))
+        inside = gram.where(members)
+        spread = likelihood.spread(means)
+        if likelihood.outputs > 1:
+            # The covariance of a row's classes is taken to be the same in all rows, which makes the outputs separable.
+            values, vectors = np.linalg.eigh(spread)
+            white = vectors / np.sqrt(np.maximum(values, 1e-9))
+            gain, more = extensions(gram.products[inside], gram.within, left @ white, inside, gram.real)
+            return gain.sum(1), more
+        size = float(spread[0, 0])
         if size < 1e-9:
-            return np.zeros(count), gram.ranks.astype(float)
-        gain, more = extensions(products / size, blocks / size, whole.T @ left, inside, gram.real)
+            return np.zeros(gram.count), gram.ranks.astype(float)
+        share = likelihood.weight * (means if likelihood.counts else means * (1 - means))[:, 0] / size
+        products, blocks = self._weighted(share, inside)
+        gain, more = extensions(products, blocks, left, inside, gram.real)
         return gain[:, 0] / size, more
-    average = np.diag(np.average(means, axis=0, weights=likelihood.weight))
-    average -= means.T @ (likelihood.weight[:, None] * means) / float(likelihood.weight.sum())
-    values, vectors = np.linalg.eigh(average)
-    white = vectors / np.sqrt(np.maximum(values, 1e-9))
-    gain, more = extensions(gram.products[inside], gram.within, whole.T @ left @ white, inside, gram.real)
-    return gain.sum(1), more
+
+    def _weighted(self, share: Array, inside: NDArray[np.intp]) -> tuple[Array, Array]:
+        """Return inner products under other row weights: of a set with all, and within each block."""
+        count, rank = self._gram.real.shape
+        total = float(share.sum())
+        weighted = self._whole * share[:, None]
+        centre = weighted.sum(0) / total
+        products = self._whole[:, inside].T @ weighted - total * np.outer(centre[inside], centre)
+        blocks = np.empty((count, rank, rank))
+        for k in range(count):
+            where = slice(k * rank, (k + 1) * rank)
+            blocks[k] = self._whole[:, where].T @ weighted[:, where]
+            blocks[k] -= total * np.outer(centre[where], centre[where])
+        return products, blocks

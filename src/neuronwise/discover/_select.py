@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._beam import FLOOR, Found, beam, least_squares, penalty
 from neuronwise.discover._blocks import Block, Columns, Gram
-from neuronwise.discover._deviance import Fit, Likelihood, likelihood_of, score_search
+from neuronwise.discover._deviance import Fit, ScoreSearch, fit, likelihood_of
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.errors import InvalidArgumentError
 
-__all__ = ["Chosen", "Settings", "select"]
+__all__ = ["Chosen", "Settings", "fitted", "select"]
 
 Array = NDArray[np.float64]
 
 _MOST_DIRECTIONS = 0.5  # of the rows: beyond that a criterion for large samples says nothing
 _LARGEST = 6000  # directions whose inner products are worked out; of more, the blocks that promise most
-_SCORED = 1 << 27  # values that a score test may go through; of more rows, a random part
+_FITTED = 4  # width of the beam where each set must be fitted by itself
+_SCORED = 1 << 26  # values that a score test may go through; of more rows, a random part
 _REFINE = 2  # steps that take the rounding of the Gram matrix off the coefficients
 
 
@@ -90,6 +91,38 @@ def select(problem: SearchProblem, blocks: Sequence[Block], settings: Settings) 
     return _by_likelihood(problem, blocks, settings)
 
 
+def fitted(problem: SearchProblem, blocks: Sequence[Block]) -> Chosen:
+    """Return the fit of all blocks together, whatever it is worth.
+
+    Args:
+        problem: The problem.
+        blocks: The blocks, none for the constant.
+    """
+    columns, members = Columns(problem, blocks), tuple(range(len(blocks)))
+    n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+    if problem.task == "regression":
+        targets = problem.targets
+        unit = np.abs(targets - targets.mean(0)).max(0)
+        gram = Gram(columns, targets / unit)
+        inner, rss = _refined(gram, members)
+        dof = float(gram.ranks.sum())
+        criterion = n * float(
+            np.log(np.maximum(rss / gram.totals, FLOOR)).sum()
+        ) + problem.outputs * dof * math.log(n)
+        explained = 1 - float((rss * unit**2).sum() / (gram.totals * unit**2).sum())
+        mean = columns.row_weight @ targets / columns.total
+        return _chosen(columns, Found(members, criterion, dof), inner * unit, mean, explained)
+    likelihood = likelihood_of(problem)
+    inside = np.concatenate([values for _, values in columns.pieces()])
+    found, null = fit(likelihood, inside), fit(likelihood, inside[:, :0])
+    dof = float(np.linalg.matrix_rank(inside)) if len(blocks) else 0.0
+    criterion = found.deviance - null.deviance + likelihood.outputs * dof * math.log(n)
+    inner, intercept = _gauged(problem, found.weights, found.intercept)
+    return _chosen(
+        columns, Found(members, criterion, dof), inner, intercept, 1 - found.deviance / null.deviance
+    )
+
+
 def _by_least_squares(problem: SearchProblem, blocks: Sequence[Block], settings: Settings) -> list[Chosen]:
     columns, numbers = _promising(problem, blocks)
     n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
@@ -103,10 +136,10 @@ def _by_least_squares(problem: SearchProblem, blocks: Sequence[Block], settings:
     chosen = []
     for one in found[: settings.keep]:
         inner, rss = _refined(gram, one.members)
-        fit = n * float(np.log(np.maximum(rss / gram.totals, FLOOR)).sum())
+        gained = n * float(np.log(np.maximum(rss / gram.totals, FLOOR)).sum())
         cost = penalty(one.dof, problem.outputs, n, len(one.members), gram.count)
         explained = 1 - float((rss * unit**2).sum() / (gram.totals * unit**2).sum())
-        refined = replace(one, criterion=fit + cost)
+        refined = replace(one, criterion=gained + cost)
         chosen.append(_chosen(columns, refined, inner * unit, mean, explained))
     return _renumbered(chosen, numbers, gram.count, len(blocks))
 
@@ -160,34 +193,37 @@ def _by_likelihood(problem: SearchProblem, blocks: Sequence[Block], settings: Se
     problem = _thinned(problem, sum(block.width for block in blocks))
     columns, numbers = _promising(problem, blocks)
     gram = Gram(columns, problem.response)
-    likelihood = likelihood_of(problem)
-    n = int(np.count_nonzero(likelihood.weight))
-    space, fits = score_search(
-        problem, columns, gram, width=settings.width, most_directions=_MOST_DIRECTIONS * n
+    n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+    search = ScoreSearch(problem, columns, gram, most_directions=_MOST_DIRECTIONS * n)
+    found = beam(
+        search.space, width=min(settings.width, _FITTED), exhaustive=0, most=settings.max_terms, patience=1
     )
-    found = beam(space, width=settings.width, exhaustive=0, most=settings.max_terms)
-    excess = _excess(likelihood, found, fits)
-    null = fits[()].deviance
+    excess = _excess(search, found)
+    null = search.fits[()].deviance
+
+    def rated(one: Found, found: Fit) -> float:
+        if not one.members:
+            return 0.0
+        return (found.deviance - null) / excess + search.cost(one.members, one.dof)
+
+    rough = sorted(found, key=lambda one: (rated(one, search.fits[one.members]), one.members))
     chosen = []
-    for one in found:
-        fit = fits[one.members]
-        cost = penalty(one.dof, likelihood.outputs, n, len(one.members), gram.count)
-        criterion = (fit.deviance - null) / excess + cost
+    for one in rough[: settings.keep]:
+        refined = search.refine(one.members)
         index = columns.index(one.members)
-        inner = gram.transform[np.ix_(index, gram.where(one.members))] @ fit.weights
-        inner, intercept = _gauged(problem, inner, fit.intercept)
-        explained = 1 - fit.deviance / null
-        chosen.append(_chosen(columns, replace(one, criterion=criterion), inner, intercept, explained))
-    chosen.sort(key=lambda one: (one.criterion, one.members))
-    return _renumbered(chosen[: settings.keep], numbers, gram.count, len(blocks))
+        inner = gram.transform[np.ix_(index, gram.where(one.members))] @ refined.weights
+        inner, intercept = _gauged(problem, inner, refined.intercept)
+        again = replace(one, criterion=rated(one, refined))
+        chosen.append(_chosen(columns, again, inner, intercept, 1 - refined.deviance / null))
+    return _renumbered(chosen, numbers, gram.count, len(blocks))
 
 
-def _excess(likelihood: Likelihood, found: list[Found], fits: dict[tuple[int, ...], Fit]) -> float:
+def _excess(search: ScoreSearch, found: list[Found]) -> float:
     """Return the dispersion of counts, by the set that leaves the least deviance."""
-    if not likelihood.counts:
+    if not search.likelihood.counts:
         return 1.0
-    least = min(found, key=lambda one: fits[one.members].deviance)
-    return likelihood.pearson(fits[least.members].predictor, least.dof)
+    least = min(found, key=lambda one: search.fits[one.members].deviance)
+    return search.likelihood.excess(search.fits[least.members].predictor, least.dof)
 
 
 def _gauged(problem: SearchProblem, weights: Array, intercept: Array) -> tuple[Array, Array]:
@@ -222,7 +258,8 @@ def _promising(problem: SearchProblem, blocks: Sequence[Block]) -> tuple[Columns
         gram = Gram(Columns(problem, [block]), response)
         gain = float((gram.cross**2).sum() / gram.totals.sum())
         rated.append(((gain - gram.ranks[0] / problem.n), number))
-    chosen, width = [], 0
+    chosen: list[int] = []
+    width = 0
     for _, number in sorted(rated, key=lambda pair: (-pair[0], pair[1])):
         width += blocks[number].width
         if width > _LARGEST and chosen:

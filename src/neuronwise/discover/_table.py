@@ -214,7 +214,7 @@ def _target_values(y: Any, rows: int) -> NDArray[Any]:
             raise DataError(
                 f"y has {missing.sum()} missing values, the first in row {np.argwhere(missing)[0][0]}."
             )
-    return values
+    return np.asarray(values)
 
 
 def _guess(values: NDArray[Any]) -> tuple[Task, tuple[str, ...]]:
@@ -299,4 +299,5 @@ def read_weight(weight: Any, rows: int) -> NDArray[np.float64] | None:
         raise DataError(f"Sample weights must be finite and not negative; row {row} has {values[row]}.")
     if np.count_nonzero(values) < _FEWEST_ROWS:
         raise DataError(f"Fewer than {_FEWEST_ROWS} rows have a positive sample weight.")
-    return values * (np.count_nonzero(values) / values.sum())
+    weights: NDArray[np.float64] = values * (np.count_nonzero(values) / values.sum())
+    return weights

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronwise.discover._blocks import Block
-from neuronwise.discover._select import Chosen, Settings, select
+from neuronwise.discover._select import Chosen, Settings, fitted, select
 from neuronwise.discover.candidate import Candidate, ranked
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.errors import InvalidArgumentError
@@ -73,15 +73,33 @@ class Group:
                     found[candidate.terms] = candidate
         return ranked(found.values())
 
+    def refit(
+        self, problem: SearchProblem, terms: tuple[str, ...], *, inputs: NDArray[np.intp] | None = None
+    ) -> Candidate:
+        """Return the formula with the given terms, fitted to other rows; see :meth:`Refits.refit`.
+
+        Args:
+            problem: The rows.
+            terms: Texts of base functions of the problem.
+            inputs: Inputs that may have a weight; default: all.
+        """
+        chosen = np.arange(problem.d) if inputs is None else inputs
+        whole = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
+        part = replace(whole, X=whole.X[:, chosen])
+        return _candidate(whole, fitted(part, _blocks(part)), chosen)
+
     def _chosen(self, problem: SearchProblem, inputs: NDArray[np.intp]) -> Iterator[Chosen]:
         part = problem if len(inputs) == problem.d else replace(problem, X=problem.X[:, inputs])
-        blocks = [Block(base.text, base.complexity, base, part.d) for base in problem.bases]
         charge = 2 * _log_binomial(problem.d, part.d)
-        for one in select(part, blocks, self._settings()):
+        for one in select(part, _blocks(part), self._settings()):
             yield replace(one, criterion=one.criterion + charge) if one.members else one
 
     def _settings(self) -> Settings:
         return Settings(self.width, self.exhaustive, self.max_terms)
+
+
+def _blocks(problem: SearchProblem) -> list[Block]:
+    return [Block(base.text, base.complexity, base, problem.d) for base in problem.bases]
 
 
 def _subsets(problem: SearchProblem, most: int) -> list[NDArray[np.intp]]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from neuronwise.discover.candidate import Candidate
 from neuronwise.discover.problem import SearchProblem
 
-__all__ = ["Method", "settings_of"]
+__all__ = ["Method", "Refits", "settings_of"]
 
 
 @runtime_checkable
@@ -30,6 +30,19 @@ class Method(Protocol):
             problem: What to search.
             engine: ``"local"``, ``"processes"`` or ``"ray"``, for methods with work to share.
             workers: Number of workers.
+        """
+
+
+@runtime_checkable
+class Refits(Protocol):
+    """A method that can fit the numbers of a formula that it has found to other rows."""
+
+    def refit(self, problem: SearchProblem, terms: tuple[str, ...]) -> Candidate:
+        """Return the formula with the given terms, fitted to all rows of a problem.
+
+        Args:
+            problem: The rows, with the base functions of the search.
+            terms: :attr:`Candidate.terms` of what was found.
         """
 
 

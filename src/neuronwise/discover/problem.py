@@ -62,7 +62,7 @@ class SearchProblem:
     @property
     def d(self) -> int:
         """Number of inputs."""
-        return self.X.shape[1]
+        return int(self.X.shape[1])
 
     @property
     def outputs(self) -> int:
@@ -82,10 +82,12 @@ class SearchProblem:
     def targets(self) -> NDArray[np.float64]:
         """The target as numbers, ``(n, outputs)``: classes as indicators (of the second class where there are two)."""
         if self.task != "classification":
-            return self.y.reshape(self.n, -1).astype(np.float64)
-        if len(self.classes) == 2:
-            return (self.y == 1).astype(np.float64)[:, None]
-        return (self.y[:, None] == np.arange(len(self.classes))).astype(np.float64)
+            table = self.y.reshape(self.n, -1)
+        elif len(self.classes) == 2:
+            table = self.y[:, None] == 1
+        else:
+            table = self.y[:, None] == np.arange(len(self.classes))
+        return np.asarray(table, dtype=np.float64)
 
     @property
     def response(self) -> NDArray[np.float64]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuronwise.discover._blocks import Block
-from neuronwise.discover._select import Chosen, Settings, select
+from neuronwise.discover._select import Chosen, Settings, fitted, select
 from neuronwise.discover.candidate import Candidate, ranked
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.formula import Base, Formula
@@ -56,6 +56,12 @@ class Shared:
         blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in problem.bases]
         return ranked(_candidate(problem, one) for one in select(problem, blocks, self._settings()))
 
+    def refit(self, problem: SearchProblem, terms: tuple[str, ...]) -> Candidate:
+        """Return the formula with the given terms, fitted to other rows; see :meth:`Refits.refit`."""
+        part = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
+        blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in part.bases]
+        return _candidate(part, fitted(part, blocks))
+
     def _settings(self) -> Settings:
         return Settings(self.width, self.exhaustive, self.max_terms)
 
@@ -67,7 +73,7 @@ class _summed:
         self.base = base
 
     def __call__(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.base(X).sum(1, keepdims=True)
+        return np.asarray(self.base(X).sum(1, keepdims=True))
 
 
 def _candidate(problem: SearchProblem, one: Chosen) -> Candidate:
