@@ -41,8 +41,8 @@ class Monosemanticity:
     In training mode the sites' activations are scored by running statistics and acted on; in evaluation mode the
     model gets the very same tensors. The model itself is not changed. All forward passes between two calls of
     :meth:`step` are one batch: gradient accumulation, several calls of a shared or recurrent module, and what
-    activation checkpointing runs again all score by the statistics before the step, and count once. Where ``torch.distributed`` runs, the
-    statistics are merged over its processes in :meth:`step`, exactly.
+    activation checkpointing runs again all score by the statistics before the step, and count once. Where
+    ``torch.distributed`` runs, the statistics are merged over its processes in :meth:`step`, exactly.
 
     With ``torch.compile``, attach first and compile then.
 
