@@ -1,0 +1,69 @@
+"""Running mean and variance of each input: what the base functions' arguments are standardised by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["EPSILON", "scale_of", "update"]
+
+EPSILON = 1e-5
+"""Added to the variance, as in torch's batch normalisation, so that a constant input does no harm."""
+
+_WIDE = 5.0
+"""How many running deviations from the running mean a value counts at most, once there is a mean."""
+
+
+def scale_of(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and reciprocal standard deviation as tensors of their own.
+
+    Copies, since the next forward pass changes the buffers in place while this one may still wait for its backward.
+    """
+    wide = _at_least_single(mean)
+    return mean.to(wide, copy=True), torch.rsqrt(variance.to(wide) + EPSILON)
+
+
+def _at_least_single(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+@torch.no_grad()
+def update(x: Tensor, axis: int, mean: Tensor, variance: Tensor, batches: Tensor, *, momentum: float) -> None:
+    """Move the running moments towards those of a batch, in place.
+
+    The share of the batch is ``max(momentum, 1 / (batches + 1))``: the first batch sets the moments, the next ones are
+    averaged, then older ones are forgotten exponentially. Unlike in batch normalisation the variance is that of the
+    mixture of old and new, ``(1-a) (var + (mean-new)^2) + a (var_b + (mean_b-new)^2)``, which is also right for batches
+    of one. After the first batch a value counts as at most five deviations from the running mean, so that one outlier
+    cannot spoil what many batches have shown. Where a batch's moments are not finite the old ones stay. All of this
+    happens on the device, without waiting for it.
+
+    Args:
+        x: The batch.
+        axis: Its feature axis, negative.
+        mean: Running mean ``(features,)``, changed in place.
+        variance: Running variance ``(features,)``, changed in place.
+        batches: Number of batches seen, a whole number, changed in place.
+        momentum: Smallest share of a new batch.
+    """
+    if x.numel() == 0:
+        return
+    wide = _at_least_single(mean)
+    flat = x.detach().movedim(axis, -1).reshape(-1, x.shape[axis]).to(wide)
+    old, old_variance = mean.to(wide), variance.to(wide)
+    first = batches == 0
+    reach = torch.where(first, torch.inf, _WIDE * torch.sqrt(old_variance + EPSILON))
+    bounded = torch.clamp(flat, old - reach, old + reach)
+    of_batch = bounded.mean(0)
+    spread = (bounded - of_batch).square_().mean(0)
+    if flat.shape[0] == 1:
+        # One row says nothing about the spread: before there is any, keep the one assumed.
+        spread = torch.where(first, old_variance, spread)
+    share = torch.clamp(1.0 / (batches + 1.0), min=momentum).to(wide)
+    moved = torch.lerp(old, of_batch, share)
+    between = share * (1 - share) * (of_batch - old).square()
+    mixed = torch.lerp(old_variance, spread, share) + between
+    fine = torch.isfinite(mixed)
+    mean.copy_(torch.where(fine, moved, old))
+    variance.copy_(torch.where(fine, mixed, old_variance))
+    batches.add_(1)

@@ -1,0 +1,251 @@
+"""Neurons of any kind in the place of ``torch.nn.Conv1d`` and ``torch.nn.Conv2d``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neuronwise.errors import InvalidArgumentError
+from neuronwise.nn.kind import KindLike
+from neuronwise.nn.layer import NeuronLayer
+
+__all__ = ["NeuronConv1d", "NeuronConv2d"]
+
+Padding = Literal["valid", "same"] | int | tuple[int, ...]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+
+
+class _NeuronConv(NeuronLayer):
+    """What both convolutions share."""
+
+    def __init__(
+        self,
+        plain: nn.Conv1d | nn.Conv2d,
+        kind: KindLike,
+        *,
+        normalise: bool,
+        clip: float | None,
+        momentum: float,
+        bias: bool,
+        device: Any,
+        dtype: Any,
+    ) -> None:
+        # A layer of torch, without memory of its own, has checked the arguments and brought them into one form.
+        self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
+        self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
+        self.dilation, self.groups, self.padding_mode = plain.dilation, plain.groups, plain.padding_mode
+        self._around: list[int] = list(plain._reversed_padding_repeated_twice)
+        super().__init__(
+            kind,
+            plain.out_channels,
+            plain.in_channels,
+            tuple(plain.kernel_size),
+            bias=bias,
+            groups=plain.groups,
+            normalise=normalise,
+            clip=clip,
+            momentum=momentum,
+            device=device,
+            dtype=dtype,
+        )
+        if self.kind.combine.needs_inputs:
+            raise InvalidArgumentError(
+                f"{self.kind.name!r} reads inputs one by one, outside of inner products with weights, which has no "
+                "meaning under a sliding window. Use NeuronLinear, or inner products such as '<w1, sin(x)>'."
+            )
+        # Around the picture the standardised base functions are at their average, 0. Bare ones are what they are at 0.
+        features = [feature for lift in self._lifts for feature in lift.features if feature is not None]
+        elsewhere = any(abs(feature.at_zero) > 0 for feature in features) and not normalise
+        self._pads_first = self.padding_mode != "zeros" or (elsewhere and any(self._around))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the neurons' outputs.
+
+        Args:
+            input: ``(batch, in_channels, ...)``, or one sample without the batch axis.
+
+        Returns:
+            ``(batch, out_channels, ...)``.
+        """
+        normaliser = self._normaliser(input)
+        if self._pads_first:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input = F.pad(input, self._around, mode=mode)
+        if self.kind.is_linear:
+            return self._affine(input, self.weight, self.bias)
+        return self._run(input, normaliser, None)
+
+    def extra_repr(self) -> str:
+        """Return what is shown between the brackets."""
+        options = {
+            "padding": (self.padding, (0,) * len(self.kernel_size)),
+            "dilation": (self.dilation, (1,) * len(self.kernel_size)),
+            "groups": (self.groups, 1),
+            "padding_mode": (self.padding_mode, "zeros"),
+            "bias": (self.bias is not None, True),
+        }
+        said = "".join(f", {name}={value!r}" for name, (value, usual) in options.items() if value != usual)
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}{said}, "
+            f"kind={self.kind.name!r}"
+        )
+
+    def _affine(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = (0,) * len(self.kernel_size) if self._pads_first else self.padding
+        return self._convolve(features, weight, bias, self.stride, padding, self.dilation, self.groups)
+
+    @property
+    @abstractmethod
+    def _convolve(self) -> Callable[..., Tensor]:
+        """The function of torch that does it."""
+
+
+class NeuronConv1d(_NeuronConv):
+    """``torch.nn.Conv1d`` with neurons of any kind; of kind ``"linear"`` it is bit for bit the same.
+
+    See :class:`NeuronLinear` for kinds, running statistics (one mean and variance a channel) and bad inputs. Padded
+    places count as average inputs of the base functions and as 0 of x; without ``normalise`` they are 0 for all.
+
+    Args:
+        in_channels: As in torch.
+        out_channels: As in torch.
+        kernel_size: As in torch.
+        stride: As in torch.
+        padding: As in torch.
+        dilation: As in torch.
+        groups: As in torch.
+        bias: Whether neurons have offsets.
+        padding_mode: As in torch.
+        device: As in torch.
+        dtype: As in torch.
+        kind: What the neurons do, see :func:`kind`; inner products only, no single inputs or reductions.
+        normalise: See :class:`NeuronLinear`.
+        clip: See :class:`NeuronLinear`.
+        momentum: See :class:`NeuronLinear`.
+
+    Raises:
+        InvalidArgumentError: If the kind reads inputs one by one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int],
+        stride: int | tuple[int] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        kind: KindLike = "linear",
+        normalise: bool = True,
+        clip: float | None = None,
+        momentum: float = 0.1,
+    ) -> None:
+        plain = nn.Conv1d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            "meta",
+        )
+        super().__init__(
+            plain,
+            kind,
+            normalise=normalise,
+            clip=clip,
+            momentum=momentum,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def _convolve(self) -> Callable[..., Tensor]:
+        return F.conv1d
+
+
+class NeuronConv2d(_NeuronConv):
+    """``torch.nn.Conv2d`` with neurons of any kind; of kind ``"linear"`` it is bit for bit the same.
+
+    See :class:`NeuronConv1d` for everything.
+
+    Args:
+        in_channels: As in torch.
+        out_channels: As in torch.
+        kernel_size: As in torch.
+        stride: As in torch.
+        padding: As in torch.
+        dilation: As in torch.
+        groups: As in torch.
+        bias: Whether neurons have offsets.
+        padding_mode: As in torch.
+        device: As in torch.
+        dtype: As in torch.
+        kind: What the neurons do, see :func:`kind`; inner products only, no single inputs or reductions.
+        normalise: See :class:`NeuronLinear`.
+        clip: See :class:`NeuronLinear`.
+        momentum: See :class:`NeuronLinear`.
+
+    Raises:
+        InvalidArgumentError: If the kind reads inputs one by one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        kind: KindLike = "linear",
+        normalise: bool = True,
+        clip: float | None = None,
+        momentum: float = 0.1,
+    ) -> None:
+        plain = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            "meta",
+        )
+        super().__init__(
+            plain,
+            kind,
+            normalise=normalise,
+            clip=clip,
+            momentum=momentum,
+            bias=bias,
+            device=device,
+            dtype=dtype,
+        )
+
+    @property
+    def _convolve(self) -> Callable[..., Tensor]:
+        return F.conv2d
