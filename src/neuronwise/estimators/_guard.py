@@ -1,0 +1,173 @@
+"""The guard: whether the task neuron is worth it here, judged on rows that neither network has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.model_selection import KFold, StratifiedKFold
+
+from neuronwise.estimators._fitting import Fitted, Plan, Prepared, fit_networks, prepare, split_rows
+from neuronwise.estimators._inputs import Table
+from neuronwise.estimators._neuron import Neuron
+
+__all__ = ["Guard", "judge"]
+
+FOLDS = 5
+LEVEL = 0.05
+# With fewer rows than this a fold has too few held-out rows to say anything.
+FEWEST = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """What was compared before the neuron was chosen.
+
+    Args:
+        kept: Which network was kept.
+        reason: Why, in a sentence with the figures.
+        folds: One row for each fold: fold, rows held out, formula found without them, loss of the linear network
+            and of the task network on them (mean squared error in units of the training part's variance, or log
+            loss), gain (linear less task), and for classes the error rates. None where nothing had to be compared.
+        gain: Mean gain; above 0 the task neuron is better.
+        low: Lower end of its interval.
+        high: Upper end.
+        p_value: Probability of such a gain or a larger one if there were none.
+        level: The p-value below which the task neuron is kept; the interval has a coverage of 1 - 2 level.
+    """
+
+    kept: Literal["linear", "task"]
+    reason: str
+    folds: pd.DataFrame | None = None
+    gain: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    p_value: float = float("nan")
+    level: float = LEVEL
+
+    def __str__(self) -> str:
+        return f"{self.kept} neurons kept: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        fields = ("kept", "reason", "gain", "low", "high", "p_value", "level")
+        folds = None if self.folds is None else self.folds.to_dict(orient="list")
+        return {name: getattr(self, name) for name in fields} | {"folds": folds}
+
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> Guard:
+        """Return what :meth:`to_dict` wrote down."""
+        folds = saved["folds"]
+        return cls(**(saved | {"folds": None if folds is None else pd.DataFrame(folds)}))
+
+
+def judge(
+    table: Table, choose: Callable[[Table, Prepared], Neuron], plan: Plan, *, fraction: float, seed: int
+) -> Guard:
+    """Compare task and linear neurons in five folds, the search included, and decide.
+
+    In every fold the formula is searched and both networks are trained, from the same first seed, without the held-out
+    fifth; their own validation part is taken from the rest. The gain is tested with the corrected resampled t-test
+    (Nadeau and Bengio 2003, Machine Learning 52:239, section 3), whose variance allows for training parts that
+    overlap: the folds are not independent, and a plain t-test would find a gain where there is none. For classes
+        the error rate must
+    not rise either.
+
+    Args:
+        table: The rows.
+        choose: Finds the neuron on the training part of a split.
+        plan: Structure and training.
+        fraction: Share of the validation parts.
+        seed: Of everything with chance in it.
+    """
+    n = len(table.X)
+    if n < FEWEST:
+        return Guard("linear", f"{n} rows are too few to judge by; it takes {FEWEST}.")
+    numbers = np.random.SeedSequence(seed).generate_state(2 * FOLDS + 1)
+    seeds = [int(number) for number in numbers[: 2 * FOLDS]]
+    parts = _folds(table, int(numbers[-1]))
+    prepared = [
+        prepare(table, split_rows(table.target, rest, fraction, split_seed), plan.clip)
+        for (rest, _), split_seed in zip(parts, seeds[FOLDS:], strict=True)
+    ]
+    neurons = [choose(table, each) for each in prepared]
+    linear = fit_networks(table, prepared, [Neuron.linear()] * FOLDS, plan, seeds[:FOLDS])
+    differs = [number for number in range(FOLDS) if not neurons[number].is_linear]
+    if not differs:
+        return Guard("linear", "the search found no term beyond the linear neuron in any of the folds.")
+    task = list(linear)
+    trained = fit_networks(
+        table,
+        [prepared[number] for number in differs],
+        [neurons[number] for number in differs],
+        plan,
+        [seeds[number] for number in differs],
+    )
+    for number, fitted in zip(differs, trained, strict=True):
+        task[number] = fitted
+    folds = _compare(table, [held for _, held in parts], linear, task, neurons)
+    return _decide(folds, table.classes)
+
+
+def _folds(table: Table, seed: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    stratified = table.classes and np.unique(table.target, return_counts=True)[1].min() >= FOLDS
+    splitter = (StratifiedKFold if stratified else KFold)(FOLDS, shuffle=True, random_state=seed)
+    return list(splitter.split(table.X, table.target))
+
+
+def _compare(
+    table: Table,
+    held_out: list[NDArray[np.int64]],
+    linear: list[Fitted],
+    task: list[Fitted],
+    neurons: list[Neuron],
+) -> pd.DataFrame:
+    rows = []
+    for number, held in enumerate(held_out):
+        weight = table.weight[held]
+        pair = {"linear": linear[number], "task": task[number]}
+        row: dict[str, Any] = {"fold": number, "rows": len(held), "formula": neurons[number].text}
+        row |= {
+            name: float(np.average(one.losses(table, held), weights=weight)) for name, one in pair.items()
+        }
+        row["gain"] = row["linear"] - row["task"]
+        if table.classes:
+            row |= {
+                f"{name}_error": float(np.average(one.errors(table, held), weights=weight))
+                for name, one in pair.items()
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _decide(folds: pd.DataFrame, classes: bool) -> Guard:
+    gains = folds["gain"].to_numpy(np.float64)
+    count = len(gains)
+    mean, variance = float(gains.mean()), float(gains.var(ddof=1))
+    # Test part over training part of a fold.
+    spread = float(np.sqrt((1 / count + 1 / (count - 1)) * variance))
+    if spread == 0:
+        p_value, low, high = (0.0 if mean > 0 else 1.0), mean, mean
+    else:
+        p_value = float(stats.t.sf(mean / spread, count - 1))
+        reach = float(stats.t.isf(LEVEL, count - 1)) * spread
+        low, high = mean - reach, mean + reach
+    better = p_value < LEVEL
+    measure = "log loss" if classes else "mean squared error"
+    task, linear = folds["task"].mean(), folds["linear"].mean()
+    figures = (
+        f"the {measure} on held-out rows is {task:.4g} with task neurons and {linear:.4g} with linear ones "
+        f"(gain {mean:.3g}, {1 - 2 * LEVEL:.0%} interval {low:.3g} to {high:.3g}, p {p_value:.2g})"
+    )
+    if not better:
+        figures += ", which is within chance" if mean > 0 else ", which is no gain"
+    elif classes and folds["task_error"].mean() > folds["linear_error"].mean():
+        better = False
+        errors = folds["task_error"].mean(), folds["linear_error"].mean()
+        figures += f", but {errors[0]:.3g} of the rows are put into a wrong class against {errors[1]:.3g}"
+    return Guard("task" if better else "linear", f"{figures}.", folds, mean, low, high, p_value)
