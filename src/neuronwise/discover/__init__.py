@@ -2,6 +2,8 @@
 
 from neuronwise.discover.candidate import Candidate
 from neuronwise.discover.confidence import knockoff_filter, stability_selection
+from neuronwise.discover.discover import discover
+from neuronwise.discover.discovery import Discovery
 from neuronwise.discover.group import Group
 from neuronwise.discover.method import Method
 from neuronwise.discover.methods import METHODS
@@ -11,10 +13,12 @@ from neuronwise.discover.shared import Shared
 __all__ = [
     "METHODS",
     "Candidate",
+    "Discovery",
     "Group",
     "Method",
     "SearchProblem",
     "Shared",
+    "discover",
     "knockoff_filter",
     "make_problem",
     "stability_selection",

@@ -175,7 +175,10 @@ def _chosen(columns: Columns, one: Found, scaled: Array, mean: Array, explained:
     """Return a set with its weights for the columns as they are, from those for the scaled ones."""
     index = columns.index(one.members)
     weights = scaled / columns.scale[index, None]
-    intercept = mean - columns.mean[index] @ weights
+    shift = columns.mean[index] @ weights
+    intercept = mean - shift
+    # What is left of two numbers that cancel is rounding, and no offset that a formula should show.
+    intercept[np.abs(intercept) < 1e-13 * (np.abs(mean) + np.abs(shift) + np.abs(scaled).sum(0))] = 0.0
     cuts = np.cumsum([columns.blocks[block].width for block in one.members])[:-1]
     return Chosen(
         one.members,

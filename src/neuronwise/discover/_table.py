@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuronwise.errors import DataError, InvalidArgumentError, closest
 
-__all__ = ["LARGEST", "Task", "read_inputs", "read_target", "read_weight", "separate"]
+__all__ = ["LARGEST", "Table", "Task", "read_inputs", "read_table", "read_target", "read_weight", "separate"]
 
 Task = Literal["regression", "classification", "count"]
 
@@ -19,6 +20,42 @@ Task = Literal["regression", "classification", "count"]
 LARGEST = 1e150
 _MOST_CODES = 20  # whole numbers 0 .. C-1 with more values than this are not taken for class labels
 _FEWEST_ROWS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A checked table with its target.
+
+    Args:
+        inputs: ``(n, d)``, finite.
+        names: Names of the inputs.
+        target: See :class:`~neuronwise.discover.problem.SearchProblem`.
+        task: What the target is.
+        classes: Labels of the classes.
+        weight: How much each row counts, or None.
+        notes: What was assumed.
+    """
+
+    inputs: NDArray[np.float64]
+    names: tuple[str, ...]
+    target: NDArray[np.float64] | NDArray[np.int64]
+    task: Task
+    classes: tuple[Any, ...]
+    weight: NDArray[np.float64] | None
+    notes: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return len(self.inputs)
+
+
+def read_table(X: Any, y: Any, *, task: str, inputs: Sequence[str] | None, sample_weight: Any) -> Table:
+    """Return inputs, target and weights, checked; see the functions below for what is refused."""
+    X, y = separate(X, y)
+    raw, names = read_inputs(X, inputs)
+    target, kind, classes, notes = read_target(y, task, len(raw))
+    return Table(raw, names, target, kind, classes, read_weight(sample_weight, len(raw)), notes)
 
 
 def separate(X: Any, y: Any) -> tuple[Any, Any]:

@@ -17,7 +17,7 @@ from neuronwise.discover.problem import SearchProblem
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.formula import Formula
 
-__all__ = ["Group"]
+__all__ = ["Group", "fit_terms"]
 
 
 @dataclass(frozen=True)
@@ -73,20 +73,11 @@ class Group:
                     found[candidate.terms] = candidate
         return ranked(found.values())
 
-    def refit(
-        self, problem: SearchProblem, terms: tuple[str, ...], *, inputs: NDArray[np.intp] | None = None
-    ) -> Candidate:
-        """Return the formula with the given terms, fitted to other rows; see :meth:`Refits.refit`.
-
-        Args:
-            problem: The rows.
-            terms: Texts of base functions of the problem.
-            inputs: Inputs that may have a weight; default: all.
-        """
-        chosen = np.arange(problem.d) if inputs is None else inputs
-        whole = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
-        part = replace(whole, X=whole.X[:, chosen])
-        return _candidate(whole, fitted(part, _blocks(part)), chosen)
+    def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
+        """Return the formula with its numbers fitted to other rows; see :meth:`Refits.refit`."""
+        weights = [values for formula in candidate.outputs for values in formula.weights.values()]
+        used = np.flatnonzero(np.any(np.abs(weights), axis=0)) if weights else np.arange(problem.d)
+        return fit_terms(problem, candidate.terms, used)
 
     def _chosen(self, problem: SearchProblem, inputs: NDArray[np.intp]) -> Iterator[Chosen]:
         part = problem if len(inputs) == problem.d else replace(problem, X=problem.X[:, inputs])
@@ -96,6 +87,22 @@ class Group:
 
     def _settings(self) -> Settings:
         return Settings(self.width, self.exhaustive, self.max_terms)
+
+
+def fit_terms(
+    problem: SearchProblem, terms: tuple[str, ...], inputs: NDArray[np.intp] | None = None
+) -> Candidate:
+    """Return the formula with the given terms, a weight for every input each, whatever it is worth.
+
+    Args:
+        problem: The rows.
+        terms: Texts of base functions of the problem.
+        inputs: Inputs that may have a weight; default: all.
+    """
+    chosen = np.arange(problem.d) if inputs is None else inputs
+    whole = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
+    part = replace(whole, X=whole.X[:, chosen])
+    return _candidate(whole, fitted(part, _blocks(part)), chosen)
 
 
 def _blocks(problem: SearchProblem) -> list[Block]:

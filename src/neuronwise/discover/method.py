@@ -37,12 +37,12 @@ class Method(Protocol):
 class Refits(Protocol):
     """A method that can fit the numbers of a formula that it has found to other rows."""
 
-    def refit(self, problem: SearchProblem, terms: tuple[str, ...]) -> Candidate:
-        """Return the formula with the given terms, fitted to all rows of a problem.
+    def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
+        """Return a candidate with its numbers fitted to all rows of a problem; its terms stay.
 
         Args:
             problem: The rows, with the base functions of the search.
-            terms: :attr:`Candidate.terms` of what was found.
+            candidate: What was found.
         """
 
 

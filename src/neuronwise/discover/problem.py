@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._scaling import Scale, Scaling, scaling_for
 from neuronwise.discover._shift import shifted
-from neuronwise.discover._table import Task, read_inputs, read_target, read_weight, separate
+from neuronwise.discover._table import Table, Task, read_table
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.formula import Base, bases, usable
 
-__all__ = ["SearchProblem", "make_problem"]
+__all__ = ["SearchProblem", "make_problem", "pose"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +176,39 @@ def make_problem(
         >>> [str(base) for base in problem.bases], list(problem.dropped)
         (['x'], ['log(x)'])
     """
-    X, y = separate(X, y)
-    raw, names = read_inputs(X, inputs)
-    target, kind, classes, notes = read_target(y, task, len(raw))
-    weight = read_weight(sample_weight, len(raw))
-    scaling = scaling_for(raw, scale, clip)
+    return pose(
+        read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight),
+        bases=bases,
+        scale=scale,
+        clip=clip,
+        shift=shift,
+        seed=seed,
+    )
+
+
+def pose(
+    table: Table,
+    *,
+    bases: str | Sequence[str | Base],
+    scale: Scale,
+    clip: float,
+    shift: bool,
+    seed: int,
+    rows: NDArray[Any] | None = None,
+) -> SearchProblem:
+    """Return the problem of a checked table; arguments as of :func:`make_problem`.
+
+    Args:
+        table: The table.
+        bases: Base functions.
+        scale: How to scale.
+        clip: Where to clip.
+        shift: Whether to move arguments.
+        seed: Seed.
+        rows: The rows whose mean and standard deviation count; default: all.
+    """
+    raw, names, notes = table.inputs, table.names, table.notes
+    scaling = scaling_for(raw if rows is None else raw[rows], scale, clip)
     scaled = scaling.apply(raw)
     kept, dropped = usable_bases(bases, scaled, names, shift=shift)
     if not scaling.raw:
@@ -194,16 +222,16 @@ def make_problem(
         )
     return SearchProblem(
         scaled,
-        target,
-        kind,
+        table.target,
+        table.task,
         names,
         kept,
-        weight=weight,
+        weight=table.weight,
         seed=seed,
         centre=scaling.centre,
         scale=scaling.scale,
         clip=scaling.clip,
-        classes=classes,
+        classes=table.classes,
         dropped=MappingProxyType(dropped),
         notes=notes,
     )

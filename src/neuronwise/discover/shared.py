@@ -56,8 +56,9 @@ class Shared:
         blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in problem.bases]
         return ranked(_candidate(problem, one) for one in select(problem, blocks, self._settings()))
 
-    def refit(self, problem: SearchProblem, terms: tuple[str, ...]) -> Candidate:
-        """Return the formula with the given terms, fitted to other rows; see :meth:`Refits.refit`."""
+    def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
+        """Return the formula with its numbers fitted to other rows; see :meth:`Refits.refit`."""
+        terms = candidate.terms
         part = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
         blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in part.bases]
         return _candidate(part, fitted(part, blocks))

@@ -1,0 +1,236 @@
+"""discover: from a table to a formula, with figures on rows that the search has not seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from neuronwise.discover._evaluate import Figure, held_out_figures, losses
+from neuronwise.discover._record import recorded
+from neuronwise.discover._scaling import Scale
+from neuronwise.discover._table import Table, read_table
+from neuronwise.discover.candidate import Candidate
+from neuronwise.discover.confidence import knockoff_filter, stability_selection
+from neuronwise.discover.discovery import Discovery
+from neuronwise.discover.group import fit_terms
+from neuronwise.discover.method import Method, Refits, settings_of
+from neuronwise.discover.methods import method_of
+from neuronwise.discover.problem import SearchProblem, pose
+from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.formula import Base
+
+__all__ = ["Confidence", "discover"]
+
+Confidence = Literal["stability", "knockoffs", "none"]
+
+_FEWEST = 10  # rows of either part
+
+
+def discover(
+    X: Any,
+    y: Any,
+    *,
+    method: str | Method = "group",
+    bases: str | Sequence[str | Base] = "default",
+    task: str = "auto",
+    inputs: Sequence[str] | None = None,
+    sample_weight: Any = None,
+    scale: Scale = "auto",
+    clip: float = 5.0,
+    shift: bool = False,
+    held_out: float = 0.25,
+    margin: float = 10.0,
+    confidence: Confidence = "stability",
+    resamples: int = 50,
+    fdr: float = 0.1,
+    engine: str = "local",
+    workers: int | None = None,
+    seed: int = 0,
+) -> Discovery:
+    """Search the formula that a table asks for.
+
+    The rows are split: one part is searched, and every figure but those of the fit is measured on the other. Then the
+    numbers of the formulas found, not their terms, are fitted again to all rows (where the method can; a note says so).
+    Where nothing is beyond chance the formula is a constant, and a note says so.
+
+    Args:
+        X: Inputs: a DataFrame, an array or a tensor, one row a sample.
+        y: Target, one value a row (regression: or one column an output), or the name of a column of ``X``.
+        method: A name in ``METHODS``, or a method with its settings such as ``Group(max_terms=3)``.
+        bases: Base functions: a preset (``"default"``, ``"polynomial"``, ``"bounded"``, ...), a text such as
+            ``"x, x**2, sin(x)"``, or several.
+        task: ``"regression"``, ``"classification"``, ``"count"``; ``"auto"`` takes texts, booleans, and whole numbers
+            0 .. C-1 for labels.
+        inputs: Names of the columns.
+        sample_weight: How much each row counts, ``(n,)``.
+        scale: ``"auto"``: raw where every column lies in [-10, 10] with a standard deviation between 0.1 and 10, else
+            standardised by the rows of the search and clipped; or ``"none"``, ``"standard"``.
+        clip: Standard deviations at which standardised inputs are clipped.
+        shift: Move the argument of base functions that are undefined on the data (``log(x)`` of negative inputs) until
+            they are defined, instead of leaving them out.
+        held_out: Share of the rows that the search does not see; 0 for none, and then there are no honest figures.
+        margin: Formulas whose criterion is within this distance of the best are its alternatives. From 10 on evidence
+            is "very strong" (Kass and Raftery 1995).
+        confidence: ``"stability"``: how often each term is found on halves of the rows; ``"knockoffs"``: which base
+            functions beat their decoys at a false discovery rate; ``"none"``.
+        resamples: Halves for ``"stability"``.
+        fdr: False discovery rate for ``"knockoffs"``.
+        engine: ``"local"``, ``"processes"`` or ``"ray"``.
+        workers: Number of workers.
+        seed: Seed of the split and of everything else with chance in it.
+
+    Raises:
+        DataError: If table or target cannot be used; says where and what to do.
+        InvalidArgumentError: If an argument is wrong.
+        FormulaError: If a base function cannot be parsed.
+
+    Example:
+        >>> X = np.random.default_rng(0).uniform(-2, 2, (400, 3))
+        >>> y = X**2 @ [1, -2, 0.5] + np.sin(3 * X) @ [0.5, 1, -1]
+        >>> found = discover(X, y, confidence="none")
+        >>> found.terms, round(found.figures["r2"], 4)
+        (('x**2', 'sin(3*x)'), 1.0)
+    """
+    chosen = method_of(method)
+    _check(held_out, margin, confidence)
+    table = read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight)
+    search_rows, test_rows = _split(table, held_out, seed)
+    everything = pose(table, bases=bases, scale=scale, clip=clip, shift=shift, seed=seed, rows=search_rows)
+    search = everything.take(search_rows)
+    start = time.perf_counter()
+    candidates = chosen.search(search, engine=engine, workers=workers)
+    seconds = time.perf_counter() - start
+    sure = _confidence(confidence, chosen, search, resamples, fdr, engine, workers)
+    held, figures, notes = _measured(candidates, everything, search, test_rows)
+    final, refitted = _refitted(chosen, candidates, everything, len(test_rows))
+    parts = {
+        "rows": table.n,
+        "inputs": len(table.names),
+        "rows_search": search.n,
+        "rows_held_out": len(test_rows),
+    }
+    return recorded(
+        everything,
+        final,
+        held=held,
+        figures={**{k: Figure(v) for k, v in parts.items()}, "seconds": Figure(seconds), **figures},
+        confidence=sure,
+        margin=margin,
+        notes=(*everything.notes, *_remarks(candidates, len(test_rows), refitted), *notes),
+        settings={
+            "method": settings_of(chosen),
+            "scale": scale,
+            "shift": shift,
+            "held_out": held_out,
+            "confidence": confidence,
+            "resamples": resamples if confidence == "stability" else None,
+            "fdr": fdr if confidence == "knockoffs" else None,
+        },
+    )
+
+
+def _check(held_out: float, margin: float, confidence: str) -> None:
+    if not 0 <= held_out < 1:
+        raise InvalidArgumentError(f"held_out must be at least 0 and below 1, not {held_out}.")
+    if not margin >= 0:
+        raise InvalidArgumentError(f"margin must not be negative, but is {margin}.")
+    if confidence not in get_args(Confidence):
+        raise InvalidArgumentError(
+            f"confidence must be one of {', '.join(get_args(Confidence))}, not {confidence!r}."
+        )
+
+
+def _split(table: Table, held_out: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows to search and those to hold out, each class in both at its share; a single one is searched."""
+    n = table.n
+    if held_out == 0:
+        return np.arange(n), np.empty(0, np.intp)
+    rng = np.random.default_rng(seed)
+    groups = table.target if table.task == "classification" else np.zeros(n)
+    test = []
+    for label in np.unique(groups):
+        rows = rng.permutation(np.flatnonzero(groups == label))
+        test.append(rows[: round(len(rows) * held_out) if len(rows) > 1 else 0])
+    out = np.sort(np.concatenate(test))
+    search = np.setdiff1d(np.arange(n), out)
+    if len(out) < _FEWEST or len(search) < _FEWEST:
+        raise DataError(
+            f"Of {n} rows, held_out={held_out:g} leaves {len(search)} to search and {len(out)} to measure on; both "
+            f"parts need {_FEWEST}. Take more rows, another share, or held_out=0."
+        )
+    return search, out
+
+
+def _measured(
+    candidates: list[Candidate], everything: SearchProblem, search: SearchProblem, test_rows: NDArray[np.intp]
+) -> tuple[list[float], dict[str, Figure], tuple[str, ...]]:
+    """Return the share explained of held-out rows by each candidate, figures of the best, and notes."""
+    if not len(test_rows):
+        return [float("nan")] * len(candidates), {}, ()
+    weight = None if everything.weight is None else everything.weight[test_rows]
+    test = replace(everything, X=everything.X[test_rows], y=everything.y[test_rows], weight=weight)
+    found = [losses(candidate, test, search) for candidate in candidates]
+    linear = [base for base in search.bases if base.text == "x"]
+    compared = losses(fit_terms(search, ("x",)), test, search) if linear and search.n > 2 * search.d else None
+    notes: tuple[str, ...] = ()
+    if found[0].undefined:
+        notes = (f"The formula is not defined on {found[0].undefined} held-out rows, which were left out.",)
+    figures = held_out_figures(found[0], compared, test, search)
+    gain = figures.get("gain_over_linear")
+    if gain is not None and candidates[0].terms not in ((), ("x",)) and not gain.low > 0:
+        notes += ("On the held-out rows the formula is not shown to be better than the linear one.",)
+    return [one.explained() for one in found], figures, notes
+
+
+def _refitted(
+    method: Method, candidates: list[Candidate], everything: SearchProblem, held_out: int
+) -> tuple[list[Candidate], bool]:
+    """Return candidates with their numbers fitted to all rows, and whether that could be done."""
+    if not held_out or not isinstance(method, Refits):
+        return candidates, False
+    fresh = [method.refit(everything, candidate) for candidate in candidates]
+    return [replace(new, criterion=old.criterion) for new, old in zip(fresh, candidates, strict=True)], True
+
+
+def _remarks(candidates: list[Candidate], held_out: int, refitted: bool) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if not candidates[0].terms:
+        notes += (
+            "Nothing was found beyond chance: the formula is a constant. A network is best left linear here.",
+        )
+    elif candidates[0].terms == ("x",):
+        notes += ("The linear formula suffices: nothing else was found beyond chance.",)
+    if not held_out:
+        notes += (
+            "No rows were held out: what the formula explains was measured on the rows that it was chosen by.",
+        )
+    elif refitted:
+        notes += (
+            "Terms were chosen, and held-out figures measured, without the held-out rows; then the numbers were fitted "
+            "again to all rows.",
+        )
+    else:
+        notes += ("The numbers of the formula are those of the rows of the search.",)
+    return notes
+
+
+def _confidence(
+    how: Confidence,
+    method: Method,
+    search: SearchProblem,
+    resamples: int,
+    fdr: float,
+    engine: str,
+    workers: int | None,
+) -> pd.DataFrame | None:
+    if how == "stability":
+        return stability_selection(
+            search, method, resamples=resamples, engine=engine, workers=workers, seed=search.seed
+        )
+    return knockoff_filter(search, fdr=fdr, seed=search.seed) if how == "knockoffs" else None
