@@ -4,6 +4,7 @@ from neuronwise.discover.candidate import Candidate
 from neuronwise.discover.confidence import knockoff_filter, stability_selection
 from neuronwise.discover.discover import discover
 from neuronwise.discover.discovery import Discovery
+from neuronwise.discover.genetic import Genetic
 from neuronwise.discover.group import Group
 from neuronwise.discover.method import Method
 from neuronwise.discover.methods import METHODS
@@ -14,6 +15,7 @@ __all__ = [
     "METHODS",
     "Candidate",
     "Discovery",
+    "Genetic",
     "Group",
     "Method",
     "SearchProblem",

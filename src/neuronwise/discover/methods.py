@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from neuronwise.discover.genetic import Genetic
 from neuronwise.discover.group import Group
 from neuronwise.discover.method import Method
 from neuronwise.discover.shared import Shared
@@ -15,6 +16,7 @@ __all__ = ["METHODS", "method_of"]
 #: A new method is a file of its own, an import above and a line here.
 METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
     {
+        "genetic": Genetic,
         "group": Group,
         "shared": Shared,
     }
