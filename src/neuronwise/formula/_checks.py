@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuronwise.errors import DataError, FormulaError, InvalidArgumentError, closest
-from neuronwise.formula._parser import MAX_DEPTH, MAX_NODES
+from neuronwise.formula._parser import MAX_DEPTH, MAX_NODES, numeric_fault
 from neuronwise.formula._printing import to_text
 from neuronwise.formula.functions import Function
 from neuronwise.formula.nodes import Call, Node, Number, Parameter, Reduce, canonical, walk
@@ -51,6 +51,8 @@ def checked_node(node: Node, functions: Mapping[str, Function]) -> Node:
     for part in walk(node):
         if isinstance(part, Call) and part.name not in functions:
             raise FormulaError(f"There is no function {part.name!r}. {closest(part.name, functions)}")
+        if (problem := numeric_fault(part, functions)) is not None:
+            raise FormulaError(f"{to_text(part)}: {problem}")
         if isinstance(part, Number) and not math.isfinite(part.value):
             raise FormulaError(f"A formula has finite numbers only, not {part.value}.")
         if isinstance(part, Reduce) and not part.argument.vector:

@@ -49,8 +49,21 @@ class _Name(sympy.Symbol):  # type: ignore[misc]
 
     def _mathml_presentation(self, printer: MathMLPresentationPrinter) -> Any:
         element = printer.dom.createElement("mi")
-        element.appendChild(printer.dom.createTextNode(self.name))
+        # The printer writes text as it stands: a name must not bring markup of its own.
+        element.appendChild(printer.dom.createTextNode(html.escape(self.name)))
         return element
+
+
+def product(*factors: Any) -> Any:
+    """Return a product that SymPy leaves as it is, flat, so that numbers stand in front."""
+    flat = [part for factor in factors for part in (factor.args if factor.is_Mul else (factor,))]
+    kept = sorted((part for part in flat if part != 1), key=lambda part: not part.is_number)
+    kept = kept or [sympy.Integer(1)]
+    return kept[0] if len(kept) == 1 else sympy.Mul(*kept, evaluate=False)
+
+
+def _sum(terms: Sequence[Any]) -> Any:
+    return terms[0] if len(terms) == 1 else sympy.Add(*terms, evaluate=False)
 
 
 class _Display:
@@ -68,7 +81,8 @@ class _Display:
         terms = root.terms if isinstance(root, Add) else (root,)
         vectors = [self.node(term) for term in terms if term.vector]
         scalars = [self.node(term) for term in terms if not term.vector]
-        return sympy.Add(*([self.total(sympy.Add(*vectors))] if vectors else []), *scalars)
+        summed = [self.total(_sum(vectors))] if vectors else []
+        return _sum([*summed, *scalars])
 
     def total(self, element: Any) -> Any:
         """Return the sum over the inputs."""
@@ -108,19 +122,20 @@ class _Display:
                 place = "i" if node.vector else node.index
                 return self.symbol(node.name, place + 1 if isinstance(place, int) else place)
             case Neg():
-                return -self.node(node.argument)
+                return product(sympy.Integer(-1), self.node(node.argument))
             case Add():
-                return sympy.Add(*(self.node(term) for term in node.terms))
+                return sympy.Add(*(self.node(term) for term in node.terms), evaluate=False)
             case Mul():
-                return sympy.Mul(*(self.node(factor) for factor in node.factors))
+                return product(*(self.node(factor) for factor in node.factors))
             case Div():
-                return self.node(node.left) / self.node(node.right)
+                lower = sympy.Pow(self.node(node.right), -1, evaluate=False)
+                return product(self.node(node.left), lower)
             case Pow():
                 return sympy.Pow(self.node(node.base), self.node(node.exponent), evaluate=False)
             case Call():
-                return applied(self.functions[node.name], self.node(node.argument))
+                return applied(self.functions[node.name], self.node(node.argument), evaluate=False)
             case Dot():
-                return self.total(self.node(node.left) * self.node(node.right))
+                return self.total(product(self.node(node.left), self.node(node.right)))
             case Reduce():
                 return self._reduced(node)
         raise TypeError(f"{type(node).__name__} is no node of a formula.")
@@ -131,9 +146,9 @@ class _Display:
             case "sum":
                 return self.total(element)
             case "mean":
-                return self.total(element) / self.size
+                return product(self.total(element), sympy.Pow(self.size, -1))
             case "norm":
-                return sympy.sqrt(self.total(element**2))
+                return sympy.sqrt(self.total(sympy.Pow(element, 2, evaluate=False)), evaluate=False)
         return sympy.Function(node.name)(element)
 
 
@@ -160,11 +175,18 @@ def latex(root: Node, text: str, functions: Mapping[str, Function], inputs: Any,
     return str(sympy.latex(shown))
 
 
+def _numeric_entities(text: str) -> str:
+    """Return markup whose entities XML knows as well as HTML."""
+    return re.sub(
+        r"&(?!amp|lt|gt|quot|apos)\w+;", lambda found: f"&#x{ord(html.unescape(found[0])):x};", text
+    )
+
+
 def mathml(root: Node, text: str, functions: Mapping[str, Function], inputs: Any, digits: int) -> str:
     """Return presentation MathML, which browsers show without any script; arguments as :func:`latex`."""
     shown = _shown(root, functions, inputs, digits)
     if shown is None:
         body = f"<mtext>{html.escape(text)}</mtext>"
     else:
-        body = sympy.mathml(shown, printer="presentation")
+        body = _numeric_entities(sympy.mathml(shown, printer="presentation"))
     return f'<math xmlns="http://www.w3.org/1998/Math/MathML">{body}</math>'

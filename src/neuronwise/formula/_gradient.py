@@ -237,7 +237,7 @@ def derivative_of(name: str, functions: Mapping[str, Function], argument: Node) 
 def _parsed(text: str, functions: Mapping[str, Function]) -> Node:
     from neuronwise.formula._parser import parse
 
-    return parse(text, None, functions)
+    return parse(text, None, functions, elementwise=True)
 
 
 @lru_cache(maxsize=256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from neuronwise.formula.nodes import (
     Add,
     Call,
     Constant,
+    Div,
     Dot,
     Input,
     Inputs,
@@ -36,9 +38,10 @@ from neuronwise.formula.nodes import (
 )
 
 #: Limits of what is read, so that no text can take long or overflow the stack.
-MAX_TEXT = 200_000
+MAX_TEXT = 300_000
+MAX_TOKENS = 50_000
 MAX_DEPTH = 100
-MAX_NODES = 20_000
+MAX_NODES = 10_000
 MAX_EXPONENT = 1000
 
 _MINUS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})
@@ -66,6 +69,10 @@ class _Group:
     node: Node
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _plain(item: Any) -> Node:
     node = item.node if isinstance(item, _Group) else item
     assert isinstance(node, Node)
@@ -82,8 +89,11 @@ def _grammar() -> lark.Lark:
 class _Reader(Transformer_NonRecursive[Any, Node]):
     """Makes nodes from the parser's tree, from the leaves up, so that depth is limited before it can hurt."""
 
-    def __init__(self, text: str, inputs: Sequence[str] | None, functions: Mapping[str, Function]) -> None:
+    def __init__(
+        self, text: str, inputs: Sequence[str] | None, functions: Mapping[str, Function], elementwise: bool
+    ) -> None:
         super().__init__()
+        self.elementwise = elementwise
         self.text = text
         self.inputs = inputs
         self.functions = functions
@@ -100,15 +110,14 @@ class _Reader(Transformer_NonRecursive[Any, Node]):
 
     def start(self, item: Any) -> Node:
         # "(x + 1)" is one vector term, as "2*(x + 1)" is; without the brackets 1 would be an offset.
-        if isinstance(item, _Group) and item.node.vector:
+        if isinstance(item, _Group) and item.node.vector and not self.elementwise:
             return Reduce("sum", item.node)
         return _plain(item)
 
     def number(self, token: Any) -> Node:
         value = float(token)
         if math.isinf(value) or (value == 0.0 and any(c in "123456789" for c in token.lower().split("e")[0])):
-            shown = token if len(token) < 20 else token[:17] + "..."
-            raise self.fault(f"{shown} is outside what float64 can hold.", token)
+            raise self.fault(f"{_short(token)} is outside what float64 can hold.", token)
         return Number(value)
 
     def name(self, token: Any) -> Node:
@@ -131,14 +140,18 @@ class _Reader(Transformer_NonRecursive[Any, Node]):
             if self.inputs is None
             else ""
         )
-        raise self.fault(f"{text!r} is no name that formulas know. {closest(text, known)}{hint}", token)
+        raise self.fault(
+            f"{_short(text)!r} is no name that formulas know. {closest(_short(text), known)}{hint}", token
+        )
 
     def quoted(self, token: Any) -> Node:
         name = str(token)[1:-1]
         if self.inputs is None:
-            raise self.fault(f"An input called {name!r} is known only after inputs=[...].", token)
+            raise self.fault(f"An input called {_short(name)!r} is known only after inputs=[...].", token)
         if name not in self.inputs:
-            raise self.fault(f"There is no input called {name!r}. {closest(name, self.inputs)}", token)
+            raise self.fault(
+                f"There is no input called {_short(name)!r}. {closest(_short(name), self.inputs)}", token
+            )
         return Input(self.inputs.index(name))
 
     def indexed(self, token: Any, number: Any) -> Node:
@@ -171,7 +184,7 @@ class _Reader(Transformer_NonRecursive[Any, Node]):
             return self.checked(Dot(*arguments), token)
         if name not in self.functions and name not in REDUCTIONS:
             known = [*self.functions, *REDUCTIONS, "dot"]
-            raise self.fault(f"There is no function {str(token)!r}. {closest(name, known)}", token)
+            raise self.fault(f"There is no function {_short(name)!r}. {closest(_short(name), known)}", token)
         if len(arguments) != 1:
             raise self.fault(f"{name} takes one argument, not {len(arguments)}.", token)
         (argument,) = arguments
@@ -184,16 +197,12 @@ class _Reader(Transformer_NonRecursive[Any, Node]):
         return self.checked_value(Call(name, argument), token)
 
     def raised(self, base: Any, token: Any, exponent: Any) -> Node:
-        power = Pow(_plain(base), _plain(exponent))
-        value = fold(power.exponent, self.functions)
-        if value is not None and abs(value) > MAX_EXPONENT and fold(power.base, self.functions) is None:
-            raise self.fault(f"The exponent is {value:g}; up to {MAX_EXPONENT} are allowed.", token)
-        return self.checked_value(power, token)
+        return self.checked_value(Pow(_plain(base), _plain(exponent)), token)
 
     def checked_value(self, node: Node, token: Any) -> Node:
-        value = fold(node, self.functions)
-        if value is not None and not math.isfinite(value):
-            raise self.fault("This is no finite number.", token)
+        problem = numeric_fault(node, self.functions)
+        if problem is not None:
+            raise self.fault(problem, token)
         return self.checked(node, token)
 
     def signed(self, token: Any, item: Any) -> Node:
@@ -217,13 +226,16 @@ class _Reader(Transformer_NonRecursive[Any, Node]):
         return self.checked_value(add(*terms), rest[0])
 
 
-def parse(text: str, inputs: Sequence[str] | None, functions: Mapping[str, Function]) -> Node:
+def parse(
+    text: str, inputs: Sequence[str] | None, functions: Mapping[str, Function], *, elementwise: bool = False
+) -> Node:
     """Return the node that a text stands for.
 
     Args:
         text: The formula.
         inputs: Names of the inputs.
         functions: The functions it may call.
+        elementwise: Whether brackets around the whole are no more than brackets: ``(x + 1)`` is x + 1, not its sum.
 
     Raises:
         FormulaError: If it cannot be read; with the position.
@@ -231,10 +243,13 @@ def parse(text: str, inputs: Sequence[str] | None, functions: Mapping[str, Funct
     if len(text) > MAX_TEXT:
         raise FormulaError(f"The formula has {len(text):,} characters; up to {MAX_TEXT:,} are read.")
     clean = text.translate(_MINUS)
+    tokens = sum(1 for _ in re.finditer(r"[\w.]+|\S", clean))
+    if tokens > MAX_TOKENS:
+        raise FormulaError(f"The formula has {tokens:,} words and signs; up to {MAX_TOKENS:,} are read.")
     if not clean.strip():
         raise FormulaError("The formula is empty: write one, such as 'x**2 + sin(x)'.", text, 0)
     _check_brackets(clean, text)
-    reader = _Reader(text, inputs, functions)
+    reader = _Reader(text, inputs, functions, elementwise)
     try:
         node = reader.transform(_grammar().parse(clean))
     except lark.exceptions.UnexpectedInput as error:
@@ -263,7 +278,9 @@ def _syntax(error: Any, text: str) -> FormulaError:
         " Products need a *: 2*x." if "TIMES" in expected and token.type in ("NAME", "NUMBER", "LPAR") else ""
     )
     return FormulaError(
-        f"{str(token)!r} does not fit here; one of these could stand: {wanted}.{hint}", text, token.start_pos
+        f"{_short(str(token))!r} does not fit here; one of these could stand: {wanted}.{hint}",
+        text,
+        token.start_pos,
     )
 
 
@@ -291,3 +308,18 @@ def _check_brackets(clean: str, text: str) -> None:
     if open_:
         opened, start = open_[-1]
         raise FormulaError(f"This {opened!r} is never closed.", text, start)
+
+
+def numeric_fault(node: Node, functions: Mapping[str, Function]) -> str | None:
+    """Return what is wrong with the numbers directly in a node: 1/0, 9**9**9, x**5000; None where all is well."""
+    if isinstance(node, Number | Constant):
+        return None
+    value = fold(node, functions)
+    if value is not None:
+        return None if math.isfinite(value) else "This is no finite number."
+    if isinstance(node, Div) and fold(node.right, functions) == 0.0:
+        return "This divides by zero."
+    exponent = fold(node.exponent, functions) if isinstance(node, Pow) else None
+    if exponent is not None and abs(exponent) > MAX_EXPONENT:
+        return f"The exponent is {exponent:g}; up to {MAX_EXPONENT} are allowed."
+    return None

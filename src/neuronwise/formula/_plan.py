@@ -357,7 +357,7 @@ def fold(node: Node, functions: Mapping[str, Function]) -> float | None:
             return node.value
         case Inputs() | Input() | Size() | Parameter() | Reduce() | Dot():
             return None
-    if any(fold(child, functions) is None for child in node.children):
+    if node.vector or any(fold(child, functions) is None for child in node.children):
         return None
     compiler = _Compiler("numpy", functions, {}, None)
     known = compiler.operand(node)

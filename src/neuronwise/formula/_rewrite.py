@@ -53,7 +53,8 @@ def expanded(total: Node, weights: Mapping[str, Any], width: int) -> Node:
             parts.append(_single(term, None, weights, width))
         else:
             parts += [_single(inner, index, weights, width) for index in range(width)]
-    return plus(*parts)
+    numbers = [part.value for part in parts if isinstance(part, Number)]
+    return plus(*(part for part in parts if not isinstance(part, Number)), Number(float(sum(numbers))))
 
 
 def _single(node: Node, index: int | None, weights: Mapping[str, Any], width: int) -> Node:
@@ -154,9 +155,8 @@ class Parameteriser:
         """Return a term without its number, with weights in its inner products."""
         _, factors = peeled(node, self.functions, powers=False)
         parts = [self.inside(factor) for factor in factors if self.varies(factor)]
-        # A weighted inner product takes the number in front of the whole into its weights.
-        trainable = any(isinstance(part, Dot) or (isinstance(part, Mul) and _has_c(part)) for part in parts)
-        return mul(*parts) if trainable else mul(self.fresh("c"), *parts)
+        # Weights that scale the whole make a number in front of it superfluous.
+        return mul(*parts) if any(_scalable(part) for part in parts) else mul(self.fresh("c"), *parts)
 
     def inside(self, node: Node) -> Node:
         """Return a part of a scalar term with parameters for its numbers."""
@@ -203,6 +203,13 @@ class Parameteriser:
         return Dot(self.fresh("w"), rest)
 
 
-def _has_c(node: Mul) -> bool:
-    """Whether a product begins with a parameter."""
-    return isinstance(node.factors[0], Parameter)
+def _scalable(node: Node) -> bool:
+    """Whether parameters can multiply a part by any number."""
+    match node:
+        case Parameter() | Dot(left=Parameter()):
+            return True
+        case Mul():
+            return any(_scalable(factor) for factor in node.factors)
+        case Add():
+            return all(_scalable(term) for term in node.terms)
+    return False

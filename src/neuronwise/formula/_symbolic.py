@@ -45,6 +45,8 @@ from neuronwise.formula.nodes import (
 MAX_DEGREE = 1000
 #: SymPy's own simplification is tried on formulas of up to this many parts.
 _MAX_SIMPLIFIED = 120
+#: Powers of sums are multiplied out up to this degree.
+_MAX_EXPANDED = 12
 _EXACT = 2.0**53
 
 
@@ -69,12 +71,13 @@ def number(value: float) -> Any:
     return sympy.Integer(int(value)) if value == int(value) and abs(value) < _EXACT else sympy.Float(value)
 
 
-def applied(function: Function, argument: Any) -> Any:
+def applied(function: Function, argument: Any, *, evaluate: bool = True) -> Any:
     """Return a function of a SymPy expression; one that SymPy does not know stays a name."""
+    if isinstance(function.sympy, str):
+        return getattr(sympy, function.sympy)(argument, evaluate=evaluate)
     if function.sympy is None:
         return sympy.Function(function.name, real=True)(argument)
-    call = getattr(sympy, function.sympy) if isinstance(function.sympy, str) else function.sympy
-    return call(argument)
+    return function.sympy(argument)
 
 
 class _Translation:
@@ -165,6 +168,18 @@ class _Translation:
             expression = changed
         return expression
 
+    def joined(self, expression: Any) -> Any:
+        """Return SymPy's simplification after the sums over the inputs were put under one sum."""
+        inside, outside = sympy.Integer(0), sympy.Integer(0)
+        for term in sympy.Add.make_args(expression):
+            symbols = [s for s in term.free_symbols if s in self.sums and self.sums[s][0] == "sum"]
+            front = term.coeff(symbols[0]) if len(symbols) == 1 else sympy.Integer(0)
+            if symbols and front.is_Number and front != 0 and term == front * symbols[0]:
+                inside += front * self.sums[symbols[0]][1]
+            else:
+                outside += term
+        return self.total("sum", sympy.simplify(inside)) + sympy.simplify(outside)
+
     def formula(self, expression: Any) -> Node:
         """Return the formula of an expression: a linear sum over the inputs becomes a vector term."""
         parts = [self._top(term) for term in sympy.Add.make_args(expression)]
@@ -232,7 +247,7 @@ class _Translation:
     def _power(self, base: Any, exponent: Any) -> Node:
         if exponent.is_Number and exponent < 0:
             return div(Number(1.0), self._power(base, -exponent))
-        if exponent == 1:
+        if exponent.is_Number and float(exponent) == 1.0:
             return self.node(base)
         if exponent == sympy.Rational(1, 2):
             return Call("sqrt", self.node(base))
@@ -253,7 +268,7 @@ class _Translation:
             front = sympy.Integer(front.p)
         negative = front.is_negative
         size = -front if negative else front
-        if size != 1 or not upper:
+        if float(size) != 1.0 or not upper:
             upper.insert(0, _number(size))
         found = div(mul(*upper), mul(*lower)) if lower else mul(*upper)
         return neg(found) if negative else found
@@ -295,16 +310,17 @@ def simplified(
         return None
     translation = _Translation(functions)
     expression = translation.expression(total)
-    changes: list[Callable[[Any], Any]] = [sympy.expand_mul, sympy.expand, lambda e: e]
-    if degree(total, functions) > 12:
-        changes.remove(sympy.expand)
+    ways: list[Callable[[], Any]] = [lambda: expression]
+    if degree(total, functions) <= _MAX_EXPANDED:
+        ways.append(lambda: translation.again(expression, sympy.expand))
     if total.size <= _MAX_SIMPLIFIED:
-        changes.append(sympy.simplify)
+        ways.append(lambda: translation.again(expression, sympy.simplify))
+        ways.append(lambda: translation.joined(expression))
     same = _Same(total, functions, weights, width)
     found: list[Node] = []
-    for change in changes:
+    for way in ways:
         try:
-            node = translation.formula(sympy.expand_mul(translation.again(expression, change), deep=False))
+            node = translation.formula(translation.again(way(), sympy.expand_mul))
         except _NoForm:
             continue
         if node not in found:

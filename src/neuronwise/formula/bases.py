@@ -72,7 +72,7 @@ class Base:
         if isinstance(expression, Base):
             functions, expression = expression.functions, expression.node
         if isinstance(expression, str):
-            node = _without_sum(parse(expression, None, functions))
+            node = parse(expression, None, functions, elementwise=True)
         elif isinstance(expression, Node):
             node = canonical(expression)
         else:
@@ -185,11 +185,6 @@ def _called(base: Base) -> dict[str, Function]:
     """Return the user's own functions that a base function calls."""
     names = {part.name for part in walk(base.node) if isinstance(part, Call)}
     return {name: base.functions[name] for name in names if base.functions[name] is not FUNCTIONS.get(name)}
-
-
-def _without_sum(node: Node) -> Node:
-    """Return what is under the sum that brackets around a whole formula stand for."""
-    return node.argument if isinstance(node, Reduce) and node.name == "sum" else node
 
 
 def complexity_of(node: Node, functions: Mapping[str, Function]) -> int:

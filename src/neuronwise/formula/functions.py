@@ -137,7 +137,12 @@ def _softplus(x: torch.Tensor) -> torch.Tensor:
 
 
 def _step(x: torch.Tensor) -> torch.Tensor:
-    return (x > 0).to(x.dtype)
+    # torch's own comparison makes 0 of NaN, and cuts the graph.
+    return torch.where(torch.isnan(x), x, (x > 0).to(x.dtype))
+
+
+def _sign(x: torch.Tensor) -> torch.Tensor:
+    return torch.where(torch.isnan(x), x, torch.sign(x))
 
 
 def _gauss(x: torch.Tensor) -> torch.Tensor:
@@ -153,7 +158,6 @@ def _numpy_softplus(x: Any) -> Any:
 
 
 def _numpy_step(x: Any) -> Any:
-    # NaN stays NaN nowhere else but here it would become 0: multiply it in.
     return np.where(np.isnan(x), x, np.greater(x, 0.0))
 
 
@@ -318,7 +322,7 @@ def _table() -> Mapping[str, Function]:
         Function(
             "sign",
             np.sign,
-            torch.sign,
+            _sign,
             "sign",
             image=one,
             increasing=True,

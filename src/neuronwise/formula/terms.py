@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -101,28 +102,26 @@ def peeled(node: Node, functions: Mapping[str, Function], *, powers: bool = True
     value = fold(node, functions)
     if value is not None:
         return value, []
+    coefficient, factors = 1.0, [node]
     match node:
         case Neg():
             coefficient, factors = peeled(node.argument, functions, powers=powers)
-            return -coefficient, factors
+            coefficient = -coefficient
         case Mul():
-            coefficient, factors = 1.0, []
-            for factor in node.factors:
-                number, rest = peeled(factor, functions, powers=powers)
-                coefficient *= number
-                factors += rest
-            return coefficient, factors
-        case Div():
-            divisor = fold(node.right, functions)
-            if divisor is not None:
-                coefficient, factors = peeled(node.left, functions, powers=powers)
-                return coefficient / divisor, factors
-        case Pow() if powers and not node.vector:
-            exponent = fold(node.exponent, functions)
-            if exponent is not None and exponent in (2.0, 3.0, 4.0):
-                coefficient, factors = peeled(node.base, functions, powers=powers)
-                return coefficient**exponent, factors * int(exponent)
-    return 1.0, [node]
+            pairs = [peeled(factor, functions, powers=powers) for factor in node.factors]
+            coefficient, factors = (
+                math.prod(number for number, _ in pairs),
+                [f for _, rest in pairs for f in rest],
+            )
+        case Div() if (divisor := fold(node.right, functions)) is not None:
+            coefficient, factors = peeled(node.left, functions, powers=powers)
+            coefficient /= divisor
+        case Pow() if powers and not node.vector and fold(node.exponent, functions) in (2.0, 3.0, 4.0):
+            number, inner = peeled(node.base, functions, powers=powers)
+            count = int(fold(node.exponent, functions) or 1)
+            coefficient, factors = math.prod([number] * count), inner * count
+    # Numbers that overflow when they are put together stay where they are.
+    return (coefficient, factors) if math.isfinite(coefficient) else (1.0, [node])
 
 
 def _linear(node: Node, functions: Mapping[str, Function]) -> tuple[float, str | None, Base] | None:
