@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from types import ModuleType
 
@@ -28,6 +30,16 @@ def test_round_trip(tmp_path):
         "neurons.parquet",
     ]
     assert loaded.manifest.files["examples.parquet"].rows == len(samples.examples())
+
+
+def test_pickled_and_copied_whole_also_from_a_folder(tmp_path):
+    made = samples.toy()
+    loaded = samples.Toy.load(made.save(tmp_path / "run"))
+    for one in (made, loaded):
+        again = pickle.loads(pickle.dumps(one))  # our own bytes, of a moment ago
+        assert type(again) is samples.Toy
+        assert again == copy.deepcopy(one) == made
+        assert again.manifest.created == one.manifest.created
 
 
 def test_same_content_same_bytes(tmp_path):

@@ -96,6 +96,10 @@ class Manifest:
         plain["files"] = {name: asdict(entry) for name, entry in sorted(self.files.items())}
         return plain
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Read-only mappings cannot be pickled; the JSON is all that there is of them.
+        return Manifest.from_json, (self.to_json(),)
+
     def to_json(self) -> str:
         """Return the text of ``manifest.json``."""
         return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"

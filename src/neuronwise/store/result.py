@@ -242,6 +242,10 @@ class Result:
     # Equal results may have different hashes of their parts, and a table cannot be hashed cheaply.
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy it whole, also what lies in a folder: an estimator that holds a result is moved by joblib."""
+        return _unpickled, (type(self), dict(self.tables), self.manifest, dict(self.arrays))
+
     def __repr__(self) -> str:
         tables = ", ".join(f"{name}[{self._rows_of(name)}]" for name in self.tables)
         arrays = f"; arrays {', '.join(self.arrays)}" if self.arrays else ""
@@ -280,6 +284,15 @@ def load_result(folder: str | Path, *, verify: bool = True) -> Result:
     module, name = KINDS[kind].split(":")
     loaded: Result = getattr(importlib.import_module(module), name).load(folder, verify=verify)
     return loaded
+
+
+def _unpickled(
+    cls: type[Result],
+    tables: Mapping[str, pd.DataFrame],
+    manifest: Manifest,
+    arrays: Mapping[str, npt.NDArray[Any]],
+) -> Result:
+    return cls(tables=tables, manifest=manifest, arrays=arrays)
 
 
 def _file(table: str) -> str:
