@@ -2,15 +2,19 @@
 
 from neuronwise.estimators._guard import Guard
 from neuronwise.estimators.classifier import TaskNeuronClassifier
+from neuronwise.estimators.compare import compare
+from neuronwise.estimators.comparison import Comparison
 from neuronwise.estimators.formula_model import FormulaClassifier, FormulaRegressor
 from neuronwise.estimators.regressor import TaskNeuronRegressor
 from neuronwise.estimators.transformer import BaseFunctionTransformer
 
 __all__ = [
     "BaseFunctionTransformer",
+    "Comparison",
     "FormulaClassifier",
     "FormulaRegressor",
     "Guard",
     "TaskNeuronClassifier",
     "TaskNeuronRegressor",
+    "compare",
 ]

@@ -101,7 +101,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         split = split_rows(table.target, np.arange(len(table.X)), self.validation_fraction, split_seed)
         prepared = prepare(table, split, self.clip)
 
-        neuron = self._choose(table, prepared, search_seed)
+        neuron = self._choose(table, prepared, search_seed, record=True)
         self.guard_: Guard | None = self._judge(table, neuron, plan, seed)
         self.formula_ = neuron.formula
         self.discovery_ = neuron.discovery
@@ -111,7 +111,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         self._store(fitted, plan)
         return self
 
-    def _choose(self, table: Table, prepared: Prepared, seed: int) -> Neuron:
+    def _choose(self, table: Table, prepared: Prepared, seed: int, *, record: bool) -> Neuron:
         """Return the neuron for the training part of a split."""
         if not (isinstance(self.formula, str) and self.formula == "auto"):
             return given(self.formula)
@@ -125,6 +125,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             bases=self.bases,
             names=table.names,
             seed=seed,
+            record=record,
         ).neuron()
 
     def _judge(self, table: Table, neuron: Neuron, plan: Plan, seed: int) -> Guard | None:
@@ -140,7 +141,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             )
         return judge(
             table,
-            lambda rows, prepared: self._choose(rows, prepared, seed),
+            lambda rows, prepared: self._choose(rows, prepared, seed, record=False),
             plan,
             fraction=self.validation_fraction,
             seed=seed,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronwise.errors import InvalidArgumentError, closest
+from neuronwise.errors import DataError, InvalidArgumentError, TableError, closest
 from neuronwise.formula import Formula
 
 __all__ = ["Found", "Neuron", "check_formula", "given", "search"]
@@ -102,6 +102,7 @@ def search(
     bases: Any,
     names: Sequence[str],
     seed: int,
+    record: bool = True,
 ) -> Found:
     """Search the formula of the neuron on scaled rows.
 
@@ -113,11 +114,13 @@ def search(
         bases: As there.
         names: Names of the inputs.
         seed: Of everything with chance in it.
+        record: Whether to make a :class:`neuronwise.discover.Discovery` of it, which takes longer than a small search.
 
     Raises:
+        TableError: If the rows cannot be searched.
         InvalidArgumentError: If method or base functions are unknown.
     """
-    from neuronwise.discover import METHODS, Method, make_problem
+    from neuronwise.discover import METHODS, Method, discover, make_problem
 
     if isinstance(method, str):
         if method not in METHODS:
@@ -129,17 +132,22 @@ def search(
         )
     if len(X) < FEWEST_TO_SEARCH or _constant(target):
         return Found(Formula("x"))
-    problem = make_problem(
-        X,
-        target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target,
-        bases=bases,
-        task="classification" if target.ndim == 1 else "regression",
-        inputs=list(names),
-        sample_weight=weight,
-        scale="none",
-        seed=seed,
-    )
-    return Found(method.search(problem)[0].formula)
+    y = target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target
+    options: dict[str, Any] = {
+        "bases": bases,
+        "task": "classification" if target.ndim == 1 else "regression",
+        "inputs": list(names),
+        "sample_weight": weight,
+        "scale": "none",
+        "seed": seed,
+    }
+    try:
+        if not record:
+            return Found(method.search(make_problem(X, y, **options))[0].formula)
+        found = discover(X, y, method=method, held_out=0.0, confidence="none", **options)
+    except DataError as error:
+        raise TableError(f"No formula can be searched on the training part: {error}") from error
+    return Found(found.formula, found)
 
 
 def _constant(target: NDArray[Any]) -> bool:

@@ -143,8 +143,8 @@ def labels_to(labels: NDArray[Any]) -> dict[str, Any]:
     values = labels.tolist()
     if not all(isinstance(value, bool | int | float | str) for value in values):
         raise InvalidArgumentError(
-            f"Class labels of type {type(values[0]).__name__} cannot be written as text; use joblib, or labels that are "
-            "numbers or texts."
+            f"Class labels of type {type(values[0]).__name__} cannot be written as text; use joblib, or labels that "
+            "are numbers or texts."
         )
     return {"dtype": labels.dtype.str, "values": values}
 

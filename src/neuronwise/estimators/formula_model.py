@@ -325,7 +325,8 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class of each row, (n,)."""
-        labels: NDArray[Any] = self.classes_[self._logits(X).argmax(1)]
+        logits = self._logits(X)
+        labels: NDArray[Any] = self.classes_[logits.argmax(1)]
         return labels
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -7,10 +7,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from neuronwise.errors import InvalidArgumentError
+from neuronwise.errors import InvalidArgumentError, TableError
 from neuronwise.estimators._columns import Column, base_columns, columns_of, named
 from neuronwise.estimators._inputs import (
     input_names,
@@ -29,6 +28,10 @@ from neuronwise.formula import Formula, bases, usable
 __all__ = ["BaseFunctionTransformer"]
 
 
+# Whole numbers with more different values than this are not taken for class labels.
+MOST_CODES = 20
+
+
 class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
     """Features that a search selects: each base function found, of each standardised input.
 
@@ -38,8 +41,8 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         method: Search method, a name or one with settings, see :func:`neuronwise.discover.discover`; None takes all
             base functions that are finite on the data and needs no target.
         bases: Base functions: a preset of :data:`neuronwise.formula.PRESETS`, a text ``"x, x**2, sin(x)"``, or several.
-        task: ``"regression"``, ``"classification"``; ``"auto"`` goes by the target: numbers with a fraction are
-            regression.
+        task: ``"regression"``, ``"classification"``; ``"auto"``: numbers are regression, but whole numbers with at most
+            20 different values are labels, as are texts and truth values.
         clip: Standard deviations at which standardised inputs are clipped.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
@@ -97,6 +100,8 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             )
         clip = check_clip(self.clip)
         inputs = read_inputs(self, X, y, reset=True)
+        if len(inputs) < 2:
+            raise TableError("There is only 1 sample (n_samples = 1): nothing varies.")
         weight = read_weight(sample_weight, inputs)
         kept = weight > 0
         self.input_scaler_ = Scaler.of_inputs(inputs[kept], weight[kept], clip)
@@ -130,10 +135,14 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         return base_columns(kept), dropped
 
     def _target(self, y: Any, kept: NDArray[np.bool_]) -> NDArray[Any]:
+        values = np.asarray(y)
         task = self.task
         if task == "auto":
-            task = "regression" if type_of_target(y).startswith("continuous") else "classification"
-        if task == "classification" and np.ndim(y) == 1:
+            numbers = values.dtype.kind == "f" or (
+                values.dtype.kind in "iu" and len(np.unique(values)) > MOST_CODES
+            )
+            task = "regression" if numbers or values.ndim == 2 else "classification"
+        if task == "classification":
             return used_classes(*read_classes(y), kept)[1]
         target = read_numbers(y)
         return target.reshape(len(target), -1)[kept]
