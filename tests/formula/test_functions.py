@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,3 +152,19 @@ def test_intervals():
     assert 0 in half and -1e-300 not in half and math.inf not in half
     assert 1 not in Interval.parse("(0,1)") and 1 in Interval.parse("(0,1]")
     assert str(half) == "[0, inf)" and Interval.parse(str(half)) == half
+
+
+def test_the_page_of_the_language_lists_every_function():
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "formula.md").read_text(encoding="utf-8")
+    rows = [
+        line.split(" | ") for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7
+    ]
+    listed = {row[0].strip("| `"): row for row in rows}
+    assert list(listed) == list(FUNCTIONS)
+    for name, row in listed.items():
+        function = FUNCTIONS[name]
+        shown = [str(function.domain), str(function.values_in), str(function.complexity)]
+        assert [cell.strip() for cell in row[2:5]] == shown
+        assert set(row[5].strip(" |").replace("`", "").split(", ")) - {""} == {
+            a for a in ALIASES if ALIASES[a] == name
+        }

@@ -299,8 +299,8 @@ class Formula:
             FormulaError: If it has a max or min over the inputs, or becomes too large.
 
         Example:
-            >>> str(Formula("x**2 + 1").expanded(["a", "b"]))
-            'a**2 + b**2 + 1'
+            >>> str(Formula("x**2 + 1").expanded(["age", "height"]))
+            'age**2 + height**2 + 1'
         """
         from neuronwise.formula._rewrite import expanded
 

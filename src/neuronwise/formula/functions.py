@@ -317,7 +317,7 @@ def _table() -> Mapping[str, Function]:
             growth=1.0,
             complexity=2,
             derivative="sign(x)",
-            doc="|x|",
+            doc="absolute value",
         ),
         Function(
             "sign",
