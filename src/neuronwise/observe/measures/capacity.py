@@ -39,10 +39,10 @@ def capacity(directions: Any) -> Tensor:
 def weight_proxy(weights: Any, bias: Any) -> Tensor:
     r"""Return :math:`b_i \|w_i\|` of every neuron, ``(neuron,)``.
 
-    In the toy model, with weights of length 1, n features on a unit give :math:`\cos(2\pi/n)/(\cos(2\pi/n) - 1)`: 1/3 for three, 0 for
-    four, below -6 for twelve, so *lower means more features*. Needs biases and no labels. Blind to what the unit sees:
-    it is not free of scale, and where inputs have another scale, or a normalisation comes before, the comparison
-    between models says nothing.
+    In the toy model, with weights of length 1, n features on a unit give
+    :math:`\cos(2\pi/n)/(\cos(2\pi/n) - 1)`: 1/3 for three, 0 for four, below -6 for twelve, so *lower means more
+    features*. Needs biases and no labels. Blind to what the unit sees: it is not free of scale, and where inputs have
+    another scale, or a normalisation comes before, the comparison between models says nothing.
 
     Args:
         weights: What reads into every neuron, ``(neuron, dimension)``.

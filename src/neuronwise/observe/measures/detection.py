@@ -26,6 +26,8 @@ __all__ = [
     "sparse_probe",
 ]
 
+_IN_CACHE = 1 << 17  # values that are worked on together on a CPU
+
 
 class Detection(NamedTuple):
     """Every unit as a detector of every class, each ``(class, unit)``; thresholds are each unit's best.
@@ -80,7 +82,7 @@ def auc(activations: Any, labels: Any) -> Tensor:
     n = members.sum(1, keepdim=True)
 
     def measure(a: Tensor) -> Tensor:
-        ranks = torch.from_numpy(scipy.stats.rankdata(a.detach().cpu().numpy(), axis=0)).to(a.device)
+        ranks = _ranks(a)
         return (members @ ranks - n * (n + 1) / 2) / (n * (len(a) - n))
 
     return by_units(measure, tensor)
@@ -146,7 +148,7 @@ def mutual_information(activations: Any, labels: Any, *, bins: int = 16, correct
 
     def measure(a: Tensor) -> Tensor:
         n, width = a.shape
-        ranks = torch.from_numpy(scipy.stats.rankdata(a.detach().cpu().numpy(), axis=0)).to(a.device)
+        ranks = _ranks(a)
         place = ((ranks - 0.5) * bins / n).long().clamp(0, bins - 1)
         cell = (torch.arange(width, device=a.device) * bins + place) * count + codes[:, None]
         table = torch.bincount(cell.flatten(), minlength=width * bins * count).double()
@@ -228,33 +230,61 @@ def split(codes: Tensor, test: float, seed: int) -> tuple[np.ndarray, np.ndarray
     return train, rest
 
 
+def _ranks(a: Tensor) -> Tensor:
+    """Return the rank of every value within its unit, from 1, ties at their mean, ``(n, unit)``."""
+    rows = a.detach().T.contiguous().cpu().numpy()  # a unit's values side by side: several times as fast
+    return torch.from_numpy(scipy.stats.rankdata(rows, axis=1)).to(a.device).T
+
+
 def _curves(a: Tensor, codes: Tensor, count: int) -> Tensor:
-    """Return the four measures of some units, ``(4, class, unit)``."""
-    n = len(a)
-    values, order = a.sort(0, descending=True)
-    # A threshold passes all samples of equal activation together: only the last of them is a point of the curve.
-    ends = torch.ones_like(values, dtype=torch.bool)
-    ends[:-1] = values[:-1] != values[1:]
-    number = torch.arange(1, n + 1, dtype=torch.float64, device=a.device)[:, None]
-    before = _previous(torch.where(ends, number, 0.0))
-    ordered = codes[order]
+    """Return the four measures of some units, ``(4, class, unit)``, a few at a time so that all stays in cache."""
+    few = max(1, _IN_CACHE // len(a)) if a.device.type == "cpu" else a.shape[1]
+    parts = [_few_curves(piece.contiguous(), codes, count) for piece in torch.split(a.T, few)]
+    return torch.cat(parts, -1)
+
+
+def _few_curves(rows: Tensor, codes: Tensor, count: int) -> Tensor:
+    """Return the four measures of some units, ``(4, class, unit)``, from their values ``(unit, n)``."""
+    n = rows.shape[1]
+    middle, last = _places(rows)
     result = []
     for label in range(count):
-        positive = (ordered == label).double()
-        hits = positive.cumsum(0)
-        p = hits[-1]
-        passed = _previous(torch.where(ends, hits, 0.0))
-        gained = hits - passed
-        alarms = (number - hits) - (before - passed)
-        area = torch.where(ends, alarms * (hits + passed) / 2, 0.0).sum(0) / (p * (n - p))
-        average = torch.where(ends, gained * hits / number, 0.0).sum(0) / p
-        f1 = torch.where(ends, 2 * hits / (number + p), 0.0).amax(0)
-        inside = (p * (n - p) * number * (n - number)).sqrt()
-        mcc = torch.where(ends & (inside > 0), (n * hits - p * number) / inside.clamp(min=1.0), 0.0).amax(0)
-        result.append(torch.stack([area, f1, mcc.clamp(min=0.0), average]))
+        members = (codes == label).nonzero()[:, 0]
+        p = len(members)
+        # Whatever threshold is best lets in a sample of the class last, so those of the class are all that count.
+        passed = last[:, members].sort(1).values
+        hits = _last_equal(passed)
+        inside = (passed * (n - passed)).clamp(min=1.0)  # where this is 0, so is the numerator
+        mcc = (n * hits - p * passed) / (inside * (p * (n - p))).sqrt()
+        result.append(
+            torch.stack(
+                [
+                    1.0 - (middle[:, members].sum(1) - p * (p + 1) / 2) / (p * (n - p)),
+                    (2 * hits / (passed + p)).amax(1),
+                    mcc.amax(1).clamp(min=0.0),
+                    (hits / passed).mean(1),
+                ]
+            )
+        )
     return torch.stack(result, 1)
 
 
-def _previous(points: Tensor) -> Tensor:
-    """Return, for every place, the largest value at an earlier one, 0 at the first."""
-    return torch.cat([torch.zeros_like(points[:1]), points.cummax(0).values[:-1]])
+def _places(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return every value's place from the largest, from 1: the mean and the last place of all that equal it."""
+    values, order = rows.sort(1, descending=True)
+    last = _last_equal(values)
+    before = torch.zeros_like(last)
+    before[:, 1:] = torch.where(values[:, 1:] != values[:, :-1], last[:, :-1], 0.0)
+    middle = (before.cummax(1).values + 1 + last) / 2
+    return torch.empty_like(last).scatter_(1, order, middle), torch.empty_like(last).scatter_(1, order, last)
+
+
+def _last_equal(ordered: Tensor) -> Tensor:
+    """Return, for every value of an ordered row, the place from 1 of the last that equals it."""
+    length = ordered.shape[1]
+    place = torch.arange(1, length + 1, dtype=torch.float64, device=ordered.device).expand_as(ordered)
+    goes_on = torch.zeros_like(ordered, dtype=torch.bool)
+    goes_on[:, :-1] = ordered[:, 1:] == ordered[:, :-1]
+    if not bool(goes_on.any()):
+        return place.clone()
+    return place.masked_fill(goes_on, float(length)).flip(1).cummin(1).values.flip(1)
