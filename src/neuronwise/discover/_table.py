@@ -256,7 +256,8 @@ def _target_values(y: Any, rows: int) -> NDArray[Any]:
 
 def _guess(values: NDArray[Any]) -> tuple[Task, tuple[str, ...]]:
     """Say what kind of target it is: texts and booleans are labels, and so are whole numbers 0 .. C-1."""
-    if values.dtype == bool or not _numeric(values.ravel()):
+    texts = values.dtype.kind in "USO" and any(isinstance(value, str) for value in values.ravel()[:100])
+    if values.dtype == bool or texts or not _numeric(values.ravel()):
         return "classification", ()
     if values.ndim == 2:
         return "regression", ()
