@@ -28,7 +28,7 @@ class Controller(Method):
     r"""Bring a measure to a level by steering the strength of a penalty, up or down.
 
     At the end of each step the measure m (a mean over the sites, and over about the last ``smooth`` steps) is compared
-    with the level, :math:`e = \log(m / target)` cut to -1..1, and the strength set to
+    with the level, :math:`e = \log(m / target) / band` cut to -1..1, and the strength set to
 
     .. math:: \lambda = \lambda_0 \sinh(u),\qquad u = K\left(e + \tfrac{1}{T}\textstyle\sum e\right)
 
@@ -43,12 +43,13 @@ class Controller(Method):
         measure: ``"share"``: of phi above the statistics' threshold (9); ``"top"``: mean of the top 1 % of phi; or what
             ``method`` reports: ``"kurtosis"``, ``"selectivity"``, ``"monoscore"``, ``"correlation"``.
         target: The level wanted, above 0.
-        method: What is steered: any method with a loss. Its own strength is not used.
-        unit: The strength at which u is about 1.
+        method: What is steered: any method with a loss. Its own strength, without sign, is :math:`\lambda_0`.
+        band: The error, as a logarithm, from which on the controller acts with all its force; None for 1 where the
+            measure is ``"share"``, which moves several times as far as the others, and 0.25 where it is not.
         gain: K.
         integral: T, in steps.
         smooth: Steps over which the measure is averaged, beyond the statistics' own forgetting.
-        limit: Largest u; ``unit * sinh(limit)`` is the largest strength.
+        limit: Largest u; :math:`\lambda_0\sinh(limit)` is the largest strength.
 
     Raises:
         InvalidArgumentError: If the method has no loss to steer, or does not report the measure.
@@ -59,14 +60,14 @@ class Controller(Method):
     measure: str
     target: float
     method: Method = field(default_factory=TailPenalty, kw_only=True)
-    unit: float = field(default=0.01, kw_only=True)
-    gain: float = field(default=1.0, kw_only=True)
-    integral: float = field(default=50.0, kw_only=True)
-    smooth: float = field(default=10.0, kw_only=True)
+    band: float | None = field(default=None, kw_only=True)
+    gain: float = field(default=2.0, kw_only=True)
+    integral: float = field(default=100.0, kw_only=True)
+    smooth: float = field(default=5.0, kw_only=True)
     limit: float = field(default=6.0, kw_only=True)
 
     def __post_init__(self) -> None:
-        for name in ("target", "unit", "gain", "integral", "smooth", "limit"):
+        for name in ("target", "width", "gain", "integral", "smooth", "limit"):
             positive(name, getattr(self, name))
         if not self.method.has_loss or isinstance(self.method, Controller):
             raise InvalidArgumentError(
@@ -88,6 +89,18 @@ class Controller(Method):
     def rate(self) -> float:
         """The step of the steered method's threshold."""
         return self.method.rate
+
+    @property
+    def width(self) -> float:
+        """The band in force."""
+        if self.band is not None:
+            return self.band
+        return 1.0 if self.measure == "share" else 0.25
+
+    @property
+    def unit(self) -> float:
+        """The strength at which u is about 1."""
+        return abs(self.method.size)
 
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return the steered method's loss at the strength that the controller has set."""
@@ -125,7 +138,9 @@ class ControlState(Exact):
         smoothed = self.measured + (mean - self.measured) / settings.smooth
         smoothed = torch.where(torch.isnan(self.measured), mean, smoothed)
         self.measured.copy_(torch.where(torch.isfinite(mean), smoothed, self.measured))
-        error = torch.log(self.measured.clamp(min=1e-12) / settings.target).clamp(-1.0, 1.0)
+        error = (torch.log(self.measured.clamp(min=1e-12) / settings.target) / settings.width).clamp(
+            -1.0, 1.0
+        )
         error = torch.nan_to_num(error)
         bound = settings.limit / settings.gain
         self.total.copy_((self.total + error / settings.integral).clamp(-bound, bound))

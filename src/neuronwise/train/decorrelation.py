@@ -50,6 +50,11 @@ class Decorrelation(Method):
         if self.samples < 2:
             raise InvalidArgumentError(f"samples must be at least 2, not {self.samples}.")
 
+    @property
+    def size(self) -> float:
+        """The strength."""
+        return self.strength
+
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return strength times the squared distance of the Gram matrix from the identity."""
         values = view.matrix

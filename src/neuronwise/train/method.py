@@ -43,6 +43,11 @@ class Method(ABC):
         """The step of the moving threshold."""
         return 0.05
 
+    @property
+    def size(self) -> float:
+        """The strength of the loss."""
+        return 1.0
+
     def replace(self, view: View) -> Tensor:
         """Return what the model goes on with; ``view.tensor`` itself leaves it alone."""
         return view.tensor

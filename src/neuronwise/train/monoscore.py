@@ -46,6 +46,11 @@ class MonoScoreReward(Method):
     def __post_init__(self) -> None:
         selected(self.selection)
 
+    @property
+    def size(self) -> float:
+        """The strength."""
+        return self.strength
+
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return minus strength times the score; ``strength`` given stands for the factor of the score itself."""
         values, embeddings = view.matrix, view.row_embeddings()

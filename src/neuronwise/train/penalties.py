@@ -37,6 +37,11 @@ class Penalty(Method):
     def __post_init__(self) -> None:
         selected(self.selection)
 
+    @property
+    def size(self) -> float:
+        """The strength."""
+        return self.strength
+
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return strength times the penalty."""
         return (self.strength if strength is None else strength) * self.penalty(view)
@@ -164,6 +169,7 @@ class TailPenalty(Guarded):
     """
 
     name: ClassVar[str] = "tail"
+    strength: float = 0.03
     share: float = 0.02
     eta: float = 0.05
 
@@ -208,6 +214,7 @@ class KurtosisPenalty(Guarded):
     """
 
     name: ClassVar[str] = "kurtosis"
+    strength: float = 0.03
     reports: ClassVar[str] = "kurtosis"
     units: float = 1.0
 

@@ -49,6 +49,11 @@ class ClassSelectivity(Method):
         if self.classes is not None and self.classes < 2:
             raise InvalidArgumentError(f"classes must be at least 2, not {self.classes}.")
 
+    @property
+    def size(self) -> float:
+        """Alpha."""
+        return self.alpha
+
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return the loss; ``strength`` stands for minus alpha."""
         values = view.matrix.clamp(min=0.0)
