@@ -1,5 +1,6 @@
 """Text, pickle and JSON give back the very same formula; simplification the same values."""
 
+import copy
 import json
 import pickle
 import subprocess
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuronwise.errors import FormulaError
-from neuronwise.formula import Formula, Function, Number, with_functions
+from neuronwise.formula import Base, Formula, Function, Number, with_functions
 from tests.formula.strategies import CONSTANTS, NAMES, TAME, D, formulas
 
 DATA = np.random.default_rng(5).uniform(-2, 2, (20, D))
@@ -93,6 +94,13 @@ def bound(formula, node):
         ("max(x) + max(x)", "2*max(x)"),
         ("norm(x)**2", "norm(x)**2"),
         ("b1*x + x*b1", "2*b1*x"),
+        ("-<w1, x>", "-<w1, x>"),
+        ("b1*<w1, x>", "b1*<w1, x>"),
+        ("pi*x - e", "pi*x - e"),
+        ("x**(1/3)", "x**(1/3)"),
+        ("x[0]/x[1]/2", "x[0]/(2*x[1])"),
+        ("2**x + 2**x", "2*2**x"),
+        ("-dot(x, 1)", "-x"),
     ],
 )
 def test_simple_forms(text, expected):
@@ -171,7 +179,7 @@ def test_equality_is_of_text_names_and_weights():
 
 
 def test_text_does_not_depend_on_the_process_or_the_hash_seed():
-    text = "cos(x)*x[1] + 3*x**2*x[0]*sin(x) - exp(x) + b1*norm(x) + sum(x)*sum(x**2)/x[0]"
+    text = "cos(x)*x[1] + 3*x**2*x[0] + b1*norm(x) + sum(x)*sum(x**2)"
     code = (
         "import sys; from neuronwise.formula import Formula; f = Formula(sys.argv[1]);"
         "print(f.simplify(), f.latex(), f.parameterised(), sep='; ')"
@@ -183,3 +191,10 @@ def test_text_does_not_depend_on_the_process_or_the_hash_seed():
     formula = Formula(text)
     here = "; ".join([str(formula.simplify()), formula.latex(), str(formula.parameterised())])
     assert done.stdout.strip() == here
+
+
+@pytest.mark.parametrize("thing", [Formula("x"), Base("x")])
+def test_nothing_of_a_formula_can_be_changed(thing):
+    with pytest.raises(AttributeError, match="cannot be changed"):
+        thing.functions = {}
+    assert copy.deepcopy(thing) == thing

@@ -140,6 +140,14 @@ def test_data_of_another_width_are_refused():
         Formula("x").evaluate([["a", "b"]])
     with pytest.raises(DataError, match="inputs"):
         Formula("<w, x>", weights={"w": [1, 2]})(torch.zeros(4, 3))
+    with pytest.raises(DataError, match="shape"):
+        Formula("x")(torch.tensor(1.0))
+    with pytest.raises(FormulaError, match="no element 2; there are 2"):
+        Formula("<w, x> + w[2]", weights={"w": [1, 2]})
+
+
+def test_arrays_may_be_called_too():
+    assert np.array_equal(Formula("2*x")(X), 2 * X.sum(1))
 
 
 def test_a_free_parameter_is_named():

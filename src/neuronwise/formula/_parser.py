@@ -38,10 +38,10 @@ from neuronwise.formula.nodes import (
 )
 
 #: Limits of what is read, so that no text can take long or overflow the stack.
-MAX_TEXT = 300_000
-MAX_TOKENS = 50_000
+MAX_TEXT = 150_000
+MAX_TOKENS = 25_000
 MAX_DEPTH = 100
-MAX_NODES = 10_000
+MAX_NODES = 5_000
 MAX_EXPONENT = 1000
 
 _MINUS = str.maketrans({"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-"})

@@ -158,6 +158,11 @@ class Base:
         except FormulaError:
             return None
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise AttributeError(f"A base function cannot be changed; make another for another {name}.")
+        super().__setattr__(name, value)
+
     def __str__(self) -> str:
         return self.text
 

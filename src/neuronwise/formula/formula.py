@@ -450,6 +450,11 @@ class Formula:
                     whole[start : start + rows] = part
         return found
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__:
+            raise AttributeError(f"A formula cannot be changed; make another for another {name}.")
+        super().__setattr__(name, value)
+
     def __str__(self) -> str:
         return self._text
 
