@@ -10,10 +10,12 @@ from neuronwise.observe.examples import TopExamples
 from neuronwise.observe.extremes import Extremes
 from neuronwise.observe.histogram import Histogram
 from neuronwise.observe.moments import Moments
+from neuronwise.observe.monosemanticity import Monosemanticity, monosemanticity
 from neuronwise.observe.observe import REDUCERS, observe
 from neuronwise.observe.observer import Observer, batch_info
 from neuronwise.observe.quantiles import Quantiles
 from neuronwise.observe.reducer import Reducer
+from neuronwise.observe.sample import RowSample
 from neuronwise.observe.statistics import AllReduce, RunningStatistics, Unit
 
 __all__ = [
@@ -31,13 +33,16 @@ __all__ = [
     "Histogram",
     "Metric",
     "Moments",
+    "Monosemanticity",
     "Observer",
     "Quantiles",
     "Reducer",
+    "RowSample",
     "RunningStatistics",
     "TopExamples",
     "Unit",
     "ablate",
     "batch_info",
+    "monosemanticity",
     "observe",
 ]

@@ -25,7 +25,7 @@ class Exact(nn.Module):
             moved = fn(tensor)
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        super()._apply(keep, recurse)
+        super()._apply(keep, recurse)  # type: ignore[no-untyped-call]
         return self
 
 

@@ -44,6 +44,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "knowledge_map": "neuronwise.knowledge.map:KnowledgeMap",
         "redundancy": "neuronwise.knowledge.redundancy:Redundancy",
         "comparison": "neuronwise.estimators.comparison:Comparison",
+        "monosemanticity": "neuronwise.observe.monosemanticity:Monosemanticity",
         "discovery": "neuronwise.discover.discovery:Discovery",
     }
 )

@@ -648,6 +648,49 @@ TABLES: Mapping[str, Table] = _tables(
         doc="Pairs of a fact's strongest neurons: what is lost without one, the other, and both.",
     ),
     Table(
+        "unit_measures",
+        (
+            _SITE,
+            _LAYER,
+            Column("measure", pa.string(), "Name of the measure of monosemanticity."),
+            Column("position", pa.int32(), "Position of the unit where each has its own statistics; else 0."),
+            _NEURON,
+            Column("value", pa.float64(), "Its value; missing where it is not defined."),
+            Column("live", pa.bool_(), "Whether the unit is neither dead nor nearly so."),
+        ),
+        keys=("site", "measure", "position", "neuron"),
+        doc="Measures of monosemanticity of every unit.",
+    ),
+    Table(
+        "site_measures",
+        (
+            _SITE,
+            _LAYER,
+            Column("measure", pa.string(), "Name of the measure of monosemanticity."),
+            Column(
+                "basis",
+                pa.string(),
+                "The neurons, a random rotation of them, or their principal components.",
+                choices=("neuron", "rotated", "pca"),
+            ),
+            Column("mean", pa.float64(), "Mean over the live units; of a measure of the site, its value."),
+            Column(
+                "median", pa.float64(), "Median over the live units; of a measure of the site, its value."
+            ),
+            Column("low", pa.float64(), "What 5 % of the live units are below."),
+            Column("high", pa.float64(), "What 5 % of the live units are above."),
+            Column("n_live", pa.int64(), "Live units.", unit="units"),
+            Column("n_near_dead", pa.int64(), "Units left out as nearly dead.", unit="units"),
+            Column("n_dead", pa.int64(), "Units left out as dead.", unit="units"),
+            Column("n", pa.int64(), "Samples measured.", unit="samples"),
+            Column(
+                "n_reference", pa.int64(), "Samples behind the statistics of the neurons.", unit="samples"
+            ),
+        ),
+        keys=("site", "measure", "basis"),
+        doc="Measures of monosemanticity of every site, over its live units.",
+    ),
+    Table(
         "map_nodes",
         (
             _SITE,
