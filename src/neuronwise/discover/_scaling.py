@@ -16,6 +16,7 @@ Scale = Literal["auto", "none", "standard"]
 
 _RAW_LIMIT = 10.0
 _RAW_SPREAD = (0.1, 10.0)
+_RAW_ROOM = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,7 @@ class Scaling:
     Args:
         centre: What is taken off each input, ``(d,)``.
         scale: What each is divided by, ``(d,)``.
-        clip: Largest absolute value afterwards; None where inputs are left as they are.
+        clip: Largest absolute value afterwards; None where inputs are not clipped.
     """
 
     centre: NDArray[np.float64]
@@ -34,14 +35,12 @@ class Scaling:
 
     @property
     def raw(self) -> bool:
-        """Whether inputs are left as they are."""
-        return self.clip is None and not self.centre.any() and bool((self.scale == 1).all())
+        """Whether inputs are neither moved nor scaled."""
+        return not self.centre.any() and bool((self.scale == 1).all())
 
     def apply(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the scaled inputs, ``(n, d)``."""
-        if self.raw:
-            return X
-        scaled = (X - self.centre) / self.scale
+        scaled = X if self.raw else (X - self.centre) / self.scale
         return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
 
 
@@ -49,8 +48,10 @@ def scaling_for(X: NDArray[np.float64], scale: Scale, clip: float) -> Scaling:
     """Return the scaling of a table by the rule asked for.
 
     ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation between 0.1 and
-    10 (a constant column is no hindrance); else it standardises. Mean and standard deviation are of the values within
-    ``clip`` standard deviations, measured twice, so that one wild value does not press all others together.
+    10 (a constant column is no hindrance), and clips what is predicted later at 1.5 times the largest absolute value: a
+    power of a wild value would be a wild prediction. Else it standardises. Mean and standard deviation are of the
+    values within ``clip`` standard deviations, measured twice, so that one wild value does not press all others
+    together.
 
     Args:
         X: The rows that the search sees, ``(n, d)``.
@@ -65,8 +66,10 @@ def scaling_for(X: NDArray[np.float64], scale: Scale, clip: float) -> Scaling:
     if not clip > 1:
         raise InvalidArgumentError(f"clip must be above 1 standard deviation, not {clip}.")
     d = X.shape[1]
-    if scale == "none" or (scale == "auto" and _fits_raw(X)):
+    if scale == "none":
         return Scaling(np.zeros(d), np.ones(d), None)
+    if scale == "auto" and _fits_raw(X):
+        return Scaling(np.zeros(d), np.ones(d), _RAW_ROOM * float(np.abs(X).max()) or None)
     centre, spread = X.mean(0), X.std(0)
     for _ in range(2):
         inside = np.abs(X - centre) <= clip * spread

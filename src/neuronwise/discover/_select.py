@@ -23,6 +23,7 @@ _MOST_DIRECTIONS = 0.5  # of the rows: beyond that a criterion for large samples
 _LARGEST = 6000  # directions whose inner products are worked out; of more, the blocks that promise most
 _FITTED = 4  # width of the beam where each set must be fitted by itself
 _SCORED = 1 << 26  # values that a score test may go through; of more rows, a random part
+_ROUNDS = 4  # in which blocks are rated then
 _REFINE = 2  # steps that take the rounding of the Gram matrix off the coefficients
 
 
@@ -250,26 +251,34 @@ def _thinned(problem: SearchProblem, width: int) -> SearchProblem:
 def _promising(problem: SearchProblem, blocks: Sequence[Block]) -> tuple[Columns, list[int]]:
     """Return the columns of the blocks, and which blocks these are: all, or those that promise most.
 
-    Where there are too many columns for a Gram matrix, each block is rated by itself: the variance of the response that
-    it explains, less its share by chance.
+    Where there are too many columns for one Gram matrix, each block is rated by itself, by the variance of the response
+    that it explains. A share of the room goes to the best; then what the very best explains is taken off the response,
+    and the others are rated again, so that a term comes in that is small beside another.
     """
     if sum(block.width for block in blocks) <= _LARGEST:
         return Columns(problem, blocks), list(range(len(blocks)))
-    response = problem.response
-    rated = []
-    for number, block in enumerate(blocks):
-        gram = Gram(Columns(problem, [block]), response)
-        gain = float((gram.cross**2).sum() / gram.totals.sum())
-        rated.append(((gain - gram.ranks[0] / problem.n), number))
-    chosen: list[int] = []
-    width = 0
-    for _, number in sorted(rated, key=lambda pair: (-pair[0], pair[1])):
-        width += blocks[number].width
-        if width > _LARGEST and chosen:
-            break
-        chosen.append(number)
-    chosen.sort()
-    return Columns(problem, [blocks[number] for number in chosen]), chosen
+    response, chosen, taken = problem.response, set[int](), 0
+    for turn in range(1, _ROUNDS + 1):
+        rated = []
+        for number in set(range(len(blocks))) - chosen:
+            gram = Gram(Columns(problem, [blocks[number]]), response)
+            rated.append((-float((gram.cross**2).sum()), number))
+        rated.sort()
+        for _, number in rated:
+            if taken + blocks[number].width > _LARGEST * turn / _ROUNDS and chosen:
+                break
+            chosen.add(number)
+            taken += blocks[number].width
+        response = _without(problem, blocks[rated[0][1]], response)
+    numbers = sorted(chosen)
+    return Columns(problem, [blocks[number] for number in numbers]), numbers
+
+
+def _without(problem: SearchProblem, block: Block, response: Array) -> Array:
+    """Return what of a response a block leaves unexplained."""
+    gram = Gram(Columns(problem, [block]), response)
+    explained = [values @ (gram.transform @ gram.cross) for _, values in gram.columns.pieces()]
+    return response - np.concatenate(explained)
 
 
 def _renumbered(chosen: list[Chosen], numbers: list[int], count: int, offered: int) -> list[Chosen]:

@@ -92,6 +92,8 @@ def read_inputs(X: Any, inputs: Sequence[str] | None = None) -> tuple[NDArray[np
         array = _from_frame(frame)
     else:
         array = _from_array(X.detach().cpu().numpy() if hasattr(X, "detach") else X)
+    # Sums over rows in memory order: the same table gives the same numbers in whatever layout it came.
+    array = np.ascontiguousarray(array)
     names = _names(inputs, frame, array.shape[1])
     _check_finite(array, names, None if frame is None else frame.index)
     return array, names

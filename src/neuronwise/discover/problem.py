@@ -158,8 +158,9 @@ def make_problem(
             0 .. C-1 for labels.
         inputs: Names of the columns.
         sample_weight: How much each row counts, ``(n,)``.
-        scale: ``"auto"``: raw where every column lies in [-10, 10] with a standard deviation between 0.1 and 10, else
-            standardised; or ``"none"``, ``"standard"``.
+        scale: ``"auto"``: raw where every column lies in [-10, 10] with a standard deviation between 0.1 and 10 (later
+            inputs are clipped at 1.5 times the largest of these), else standardised and clipped; or ``"none"``,
+            ``"standard"``.
         clip: Standard deviations at which standardised inputs are clipped.
         shift: Move the argument of base functions that are undefined on the data (``log(x)`` of negative inputs) until
             they are defined, instead of leaving them out.
