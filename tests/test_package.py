@@ -55,6 +55,19 @@ def test_public_names_are_sorted_and_are_the_table():
     assert set(neuronwise.__all__) <= set(dir(neuronwise))
 
 
+@pytest.mark.parametrize("room", neuronwise._ROOMS)
+def test_some_rooms_are_used_by_their_own_name(room):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import neuronwise as nw; print(nw.{room}.__name__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == f"neuronwise.{room}"
+    assert room in dir(neuronwise)
+
+
 def test_an_unknown_name_is_an_attribute_error_that_lists_close_ones():
     with pytest.raises(AttributeError, match="observe"):
         _ = neuronwise.obsrve

@@ -1,4 +1,4 @@
-"""neuronwise: find, watch and change the neurons of any PyTorch model.
+"""neuronwise: find, watch, change and design the neurons of any PyTorch model.
 
 The names here are the few that most users need; the rooms (:mod:`neuronwise.sites`, :mod:`neuronwise.hooks`,
 :mod:`neuronwise.observe`, ...) have the rest. Every name is imported when it is first used, so that
@@ -15,11 +15,19 @@ from typing import TYPE_CHECKING, Final
 from neuronwise import errors
 
 if TYPE_CHECKING:
+    from neuronwise import estimators as estimators
+    from neuronwise import formula as formula
+    from neuronwise import nn as nn
+    from neuronwise import train as train
     from neuronwise.attribute import Attribution, attribute
     from neuronwise.data import Fact, corpus, facts, load_model, load_weights
+    from neuronwise.discover import Discovery, discover
+    from neuronwise.estimators import TaskNeuronClassifier, TaskNeuronRegressor
+    from neuronwise.formula import Formula
     from neuronwise.hooks import capture, check, intervene
     from neuronwise.knowledge import KnowledgeNeurons, locate
-    from neuronwise.observe import Activity, ablate, observe
+    from neuronwise.nn import convert
+    from neuronwise.observe import Activity, ablate, monosemanticity, observe
     from neuronwise.sites import NeuronSet, Site, Sites, find_sites, promoted_tokens
     from neuronwise.store import load_result as load
     from neuronwise.store import query
@@ -29,16 +37,22 @@ __version__ = "0.1.0"
 __all__ = [
     "Activity",
     "Attribution",
+    "Discovery",
     "Fact",
+    "Formula",
     "KnowledgeNeurons",
     "NeuronSet",
     "Site",
     "Sites",
+    "TaskNeuronClassifier",
+    "TaskNeuronRegressor",
     "ablate",
     "attribute",
     "capture",
     "check",
+    "convert",
     "corpus",
+    "discover",
     "errors",
     "facts",
     "find_sites",
@@ -47,26 +61,36 @@ __all__ = [
     "load_model",
     "load_weights",
     "locate",
+    "monosemanticity",
     "observe",
     "promoted_tokens",
     "query",
 ]
+
+# Rooms that are used by their own name, as in nw.nn.NeuronLinear; imported when first used.
+_ROOMS: Final = ("estimators", "formula", "nn", "train")
 
 # Public name -> (room, its name there).
 _NAMES: Final = MappingProxyType(
     {
         "Activity": ("observe", "Activity"),
         "Attribution": ("attribute", "Attribution"),
+        "Discovery": ("discover", "Discovery"),
         "Fact": ("data", "Fact"),
+        "Formula": ("formula", "Formula"),
         "KnowledgeNeurons": ("knowledge", "KnowledgeNeurons"),
         "NeuronSet": ("sites", "NeuronSet"),
         "Site": ("sites", "Site"),
         "Sites": ("sites", "Sites"),
+        "TaskNeuronClassifier": ("estimators", "TaskNeuronClassifier"),
+        "TaskNeuronRegressor": ("estimators", "TaskNeuronRegressor"),
         "ablate": ("observe", "ablate"),
         "attribute": ("attribute", "attribute"),
         "capture": ("hooks", "capture"),
         "check": ("hooks", "check"),
+        "convert": ("nn", "convert"),
         "corpus": ("data", "corpus"),
+        "discover": ("discover", "discover"),
         "facts": ("data", "facts"),
         "find_sites": ("sites", "find_sites"),
         "intervene": ("hooks", "intervene"),
@@ -74,6 +98,7 @@ _NAMES: Final = MappingProxyType(
         "load_model": ("data", "load_model"),
         "load_weights": ("data", "load_weights"),
         "locate": ("knowledge", "locate"),
+        "monosemanticity": ("observe", "monosemanticity"),
         "observe": ("observe", "observe"),
         "promoted_tokens": ("sites", "promoted_tokens"),
         "query": ("store", "query"),
@@ -83,9 +108,11 @@ _NAMES: Final = MappingProxyType(
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for (PEP 562), and keep it."""
+    if name in _ROOMS:
+        return importlib.import_module(f"neuronwise.{name}")
     if name not in _NAMES:
         raise AttributeError(
-            f"module 'neuronwise' has no attribute {name!r}. {errors.closest(name, __all__)}"
+            f"module 'neuronwise' has no attribute {name!r}. {errors.closest(name, [*__all__, *_ROOMS])}"
         )
     room, attribute = _NAMES[name]
     value: object = getattr(importlib.import_module(f"neuronwise.{room}"), attribute)
@@ -95,7 +122,7 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names, also those that have not been imported yet."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})
 
 
 class _Package(ModuleType):

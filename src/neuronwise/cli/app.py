@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import neuronwise
-from neuronwise.cli import ablate, check, demo, facts, observe, query, report, sites
+from neuronwise.cli import ablate, check, demo, design, facts, observe, query, report, sites
 from neuronwise.cli.running import EXIT_CODES, show_tracebacks
 
 __all__ = ["app", "main"]
@@ -61,15 +61,28 @@ for _module in (demo, sites, observe, query, report, ablate, check):
     _name = _module.__name__.rpartition(".")[2]
     app.command(_name, epilog=_epilog(_module.EXAMPLES))(getattr(_module, _name))
 
-_facts = typer.Typer(
-    help="The neurons of facts: locate them, map them, switch them off, and edit what a model knows.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+_GROUPS = (
+    (
+        "facts",
+        facts,
+        "The neurons of facts: locate them, map them, switch them off, and edit what a model knows.",
+    ),
+    (
+        "design",
+        design,
+        "Neurons for a table: find their formula, build a network of them, see if it is worth it.",
+    ),
 )
-for _name, _command, _examples in facts.COMMANDS:
-    _facts.command(_name, epilog=_epilog(_examples))(_command)
-app.add_typer(_facts, name="facts")
+for _group, _module, _help in _GROUPS:
+    _commands = typer.Typer(
+        help=_help,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    for _name, _command, _examples in _module.COMMANDS:
+        _commands.command(_name, epilog=_epilog(_examples))(_command)
+    app.add_typer(_commands, name=_group)
 
 
 def main() -> None:

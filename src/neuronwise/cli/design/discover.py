@@ -1,0 +1,156 @@
+"""``neuronwise design discover``: the formula that suits a table."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from neuronwise.cli.design.options import (
+    Bases,
+    Drop,
+    DropMissing,
+    Encode,
+    Inputs,
+    TableName,
+    Target,
+    Task,
+    TaskName,
+    Workers,
+    open_table,
+)
+from neuronwise.cli.observe import Engine, refuse_used
+from neuronwise.cli.options import Json, Overwrite, Seed, Threads
+from neuronwise.cli.running import running, torch_threads
+
+__all__ = ["EXAMPLES", "discover"]
+
+EXAMPLES = (
+    "neuronwise design discover diabetes --target target",
+    "neuronwise design discover houses.csv --target price --drop id --encode --out formula",
+    "neuronwise design discover waves.parquet --target y --method shared --bases 'x, x**2, sin(x), sin(3*x)'",
+)
+
+_SHOWN = 8
+
+
+class Confidence(StrEnum):
+    """How sure we are of each term is found out by this."""
+
+    stability = "stability"
+    knockoffs = "knockoffs"
+    none = "none"
+
+
+class Scale(StrEnum):
+    """What is done to the inputs first."""
+
+    auto = "auto"
+    none = "none"
+    standard = "standard"
+
+
+def discover(
+    table: TableName,
+    target: Target,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="NAME",
+            help="group: every base function with a weight for each input, as the neuron will have; shared: one "
+            "coefficient for all inputs; genetic; interactions; low_rank.",
+        ),
+    ] = "group",
+    bases: Bases = "default",
+    task: TaskName = Task.auto,
+    confidence: Annotated[
+        Confidence,
+        typer.Option("--confidence", help="How sure we are of each base function, found out by what."),
+    ] = Confidence.stability,
+    resamples: Annotated[
+        int,
+        typer.Option("--resamples", min=2, metavar="N", help="Searches on parts of the rows, for stability."),
+    ] = 50,
+    fdr: Annotated[
+        float, typer.Option("--fdr", metavar="X", help="False discovery rate of knockoffs, between 0 and 1.")
+    ] = 0.1,
+    scale: Annotated[
+        Scale,
+        typer.Option(
+            "--scale", help="Standardise the inputs, or take them raw; auto decides by their range."
+        ),
+    ] = Scale.auto,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            "--held-out", metavar="X", help="Share of the rows that the formula is measured on only."
+        ),
+    ] = 0.25,
+    inputs: Inputs = None,
+    drop: Drop = None,
+    encode: Encode = False,
+    drop_missing: DropMissing = False,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="This process, worker processes, or a Ray cluster.")
+    ] = Engine.local,
+    workers: Workers = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Find the formula that suits a table, how sure we are of each of its terms, and what it explains."""
+    with running(json_) as screen, torch_threads(threads):
+        import neuronwise as nw
+
+        if out is not None:
+            refuse_used(out, overwrite)
+        data = open_table(
+            screen, table, target, inputs=inputs, drop=drop, encode=encode, drop_missing=drop_missing
+        )
+        found = nw.discover(
+            data.X,
+            data.y,
+            method=method,
+            bases=bases,
+            task=task.value,
+            confidence=confidence.value,
+            resamples=resamples,
+            fdr=fdr,
+            scale=scale.value,
+            held_out=held_out,
+            engine=engine.value,
+            workers=workers,
+            seed=seed,
+        )
+        if out is not None:
+            found.save(out, overwrite=overwrite)
+        tables = found.tables
+        screen.document(
+            {
+                "formula": str(found.formula),
+                "figures": found.figures,
+                "formulas": tables["formulas"],
+                "terms": tables["formula_terms"],
+                "bases": tables["bases"],
+                "notes": list(found.notes),
+                "folder": None if out is None else str(out),
+            }
+        )
+        for note in found.notes:
+            screen.note(note)
+        screen.line(f"Formula: {found.formula}", style="bold")
+        screen.table(tables["formulas"].drop(columns=["delta"], errors="ignore"), limit=_SHOWN)
+        chosen = tables["bases"]
+        screen.title("How sure we are of each base function")
+        screen.table(chosen[chosen["frequency"].fillna(0) > 0] if "frequency" in chosen else chosen, limit=20)
+        screen.title("Figures")
+        screen.table(tables["discovery_figures"])
+        if out is not None:
+            screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")

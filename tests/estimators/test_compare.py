@@ -1,0 +1,196 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from neuronwise.data import split_target
+from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.estimators import compare
+from neuronwise.estimators._comparison_tables import resampled_interval
+from neuronwise.estimators._learners import LEARNERS
+from neuronwise.store import load_result
+
+QUICK = {"tune": 1, "max_epochs": 12, "hidden": (8,), "progress": False, "confidence": "none"}
+
+
+def waves(n=240, d=3, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-2, 2, (n, d))
+    return X, np.sin(3 * X) @ np.array([1.0, -1.5, 2.0]) + 0.05 * rng.normal(size=n)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    X, y = waves()
+    names = ["linear", "task", "task_matched", "quadratic", "linear_model", "boosted_trees"]
+    return compare(
+        pd.DataFrame(X, columns=["a", "b", "c"]),
+        y,
+        learners=names,
+        folds=3,
+        tune=2,
+        max_epochs=60,
+        hidden=(8,),
+    )
+
+
+def test_task_neurons_win_where_the_target_is_made_of_their_base_functions(comparison):
+    row = comparison.difference("task")
+    assert row["verdict"] == "better"
+    assert row["gain"] > 0.3  # the linear network is far off; nrmse is in standard deviations of the target
+    assert "sin(" in comparison.tables["comparison_fits"].query("learner == 'task'")["formula"].iloc[0]
+    assert "significantly better" in comparison.verdict()
+    assert comparison.discovery.terms != ()
+
+
+def test_matched_networks_have_no_more_parameters(comparison):
+    fits = comparison.tables["comparison_fits"].groupby("learner")["parameters"].max()
+    assert fits["task_matched"] <= fits["linear"] < fits["task"]
+    assert fits["linear"] == 8 * 4 + 9
+
+
+def test_tables_fit_together(comparison):
+    tables = comparison.tables
+    folds, means = tables["comparison_folds"], tables["comparison"]
+    expected = folds.groupby(["metric", "learner"])["value"].mean()
+    for row in means.itertuples():
+        assert row.mean == pytest.approx(expected[row.metric, row.learner])
+    kept = tables["out_of_fold"]
+    assert kept.groupby("learner")["row"].nunique().eq(240).all()
+    task = kept[kept["learner"] == "task"]
+    rmse = np.sqrt(((task["actual"] - task["predicted"]) ** 2).groupby(task["fold"]).mean())
+    spread = waves()[1].std()
+    own = folds[(folds["learner"] == "task") & (folds["metric"] == "nrmse")].set_index("fold")["value"]
+    np.testing.assert_allclose(rmse / spread, own, rtol=1e-9)
+    settings = tables["comparison_fits"]["settings"].map(json.loads)
+    assert settings.map(bool).all()
+    assert set(tables["learning_curves"]["learner"]) == {"linear", "task", "task_matched", "quadratic"}
+
+
+def test_it_is_saved_and_loaded(comparison, tmp_path):
+    again = load_result(comparison.save(tmp_path / "comparison"))
+    assert again.verdict() == comparison.verdict()
+    assert str(again.discovery.formula) == str(comparison.discovery.formula)
+    pd.testing.assert_frame_equal(again.to_frame(), comparison.to_frame())
+
+
+def test_the_interval_is_that_of_the_corrected_t_test():
+    differences = np.array([0.3, 0.1, 0.4, 0.2, 0.25])
+    mean, low, high, p = resampled_interval(differences, 0.25)
+    error = np.sqrt((1 / 5 + 0.25) * differences.var(ddof=1))
+    assert mean == pytest.approx(0.25)
+    assert (low + high) / 2 == pytest.approx(mean)
+    assert (high - mean) / error == pytest.approx(stats.t.ppf(0.975, 4))
+    assert p == pytest.approx(2 * stats.t.sf(mean / error, 4))
+    # Without the correction it is the plain paired t-test.
+    plain = resampled_interval(differences, 0.0)
+    assert plain[3] == pytest.approx(stats.ttest_1samp(differences, 0.0).pvalue)
+    assert np.isnan(resampled_interval(differences[:1], 0.25)[1])
+
+
+def test_the_same_seed_gives_the_same_figures_on_any_engine():
+    X, y = waves(120)
+    first, second = (
+        compare(X, y, learners=["linear_model", "quadratic"], folds=2, engine=engine, workers=2, **QUICK)
+        for engine in ("local", "processes")
+    )
+    columns = ["learner", "fold", "metric", "value"]
+    pd.testing.assert_frame_equal(
+        first.tables["comparison_folds"][columns], second.tables["comparison_folds"][columns]
+    )
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch):
+    from neuronwise.estimators._comparison_job import FoldJob
+
+    X, y = waves(120)
+    options = {"learners": ["linear_model"], "folds": 3, "checkpoint": tmp_path / "state", **QUICK}
+    whole = compare(X, y, **{**options, "checkpoint": None})
+    real, seen = FoldJob._split, []
+
+    def interrupted(self, state, split):
+        if split.fold == 2:
+            raise KeyboardInterrupt
+        real(self, state, split)
+
+    monkeypatch.setattr(FoldJob, "_split", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare(X, y, **options)
+    monkeypatch.setattr(
+        FoldJob, "_split", lambda self, state, split: (seen.append(split.fold), real(self, state, split))
+    )
+    again = compare(X, y, **options)
+    assert seen == [2]
+    pd.testing.assert_frame_equal(again.tables["comparison_folds"], whole.tables["comparison_folds"])
+
+
+def test_classes_and_given_folds():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 2))
+    labels = np.where((X**2).sum(1) > 1.4, "out", "in")
+    folds = np.arange(150) % 3
+    result = compare(
+        X, labels, learners=["task", "linear_model"], folds=folds, tune=1, max_epochs=40, hidden=(8,)
+    )
+    means = result.to_frame().set_index(["metric", "learner"])["mean"]
+    assert result.metric == "accuracy"
+    assert means["accuracy", "linear_model"] < 0.75 < means["accuracy", "task"]
+    assert {"log_loss", "auc"} <= set(result.to_frame()["metric"])
+    assert result.manifest.action["parameters"]["classes"] == ["in", "out"]
+    kept = result.tables["out_of_fold"]
+    assert (kept["row"] % 3 == kept["fold"]).all()
+
+
+def test_a_table_and_few_rows():
+    X, y = waves(200)
+    frame = pd.DataFrame(X, columns=["a", "b", "c"]).assign(price=y)
+    result = compare(split_target(frame, "price"), learners=["linear_model"], folds=2, rows=50, **QUICK)
+    assert result.tables["comparison_fits"]["train_rows"].eq(50).all()
+    assert result.manifest.data["target"] == "price"
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"learners": ["tusk"]}, InvalidArgumentError, "no learner 'tusk'.*task"),
+        ({"learners": ["task", "task"]}, InvalidArgumentError, "differ"),
+        ({"folds": 1}, InvalidArgumentError, "at least 2"),
+        ({"folds": 1000}, DataError, "fewer than the 1000"),
+        ({"folds": np.zeros(120)}, InvalidArgumentError, "one test part"),
+        ({"folds": np.arange(7)}, InvalidArgumentError, "one number a row"),
+        ({"folds": np.arange(120) % 2, "repeats": 2}, InvalidArgumentError, "repeats"),
+        ({"tune": 0}, InvalidArgumentError, "tune must be at least 1"),
+        ({"hidden": ()}, InvalidArgumentError, "hidden"),
+        ({"rows": 0}, InvalidArgumentError, "rows must be"),
+        ({"task": "count"}, DataError, "numbers or of classes|whole"),
+    ],
+)
+def test_bad_arguments(options, error, message):
+    X, y = waves(120)
+    with pytest.raises(error, match=message):
+        compare(X, y, **{"learners": ["linear_model"], **QUICK, **options})
+
+
+def test_a_missing_target_and_missing_values():
+    X, y = waves(120)
+    with pytest.raises(InvalidArgumentError, match="y is missing"):
+        compare(X)
+    X[3, 1] = np.nan
+    with pytest.raises(DataError, match="row 3"):
+        compare(X, y)
+
+
+@pytest.mark.parametrize("name", [name for name, learner in LEARNERS.items() if learner.installed])
+@pytest.mark.parametrize("classes", [False, True])
+def test_every_learner_fits_and_its_grid_can_be_set(name, classes):
+    X, y = waves(90)
+    target = y > 0 if classes else y
+    result = compare(X, target, learners=[name], folds=2, **QUICK)
+    assert result.to_frame().query("learner == @name")["mean"].notna().all()
+    with_grid = (
+        LEARNERS[name].classes_grid if classes and LEARNERS[name].classes_grid else LEARNERS[name].grid
+    )
+    chosen = json.loads(result.tables["comparison_fits"].query("learner == @name")["settings"].iloc[0])
+    assert set(chosen) == set(with_grid)
