@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
 import torch
 from torch import Tensor
 
@@ -232,8 +231,10 @@ def split(codes: Tensor, test: float, seed: int) -> tuple[np.ndarray, np.ndarray
 
 def _ranks(a: Tensor) -> Tensor:
     """Return the rank of every value within its unit, from 1, ties at their mean, ``(n, unit)``."""
+    from scipy.stats import rankdata
+
     rows = a.detach().T.contiguous().cpu().numpy()  # a unit's values side by side: several times as fast
-    return torch.from_numpy(scipy.stats.rankdata(rows, axis=1)).to(a.device).T
+    return torch.from_numpy(rankdata(rows, axis=1)).to(a.device).T
 
 
 def _curves(a: Tensor, codes: Tensor, count: int) -> Tensor:

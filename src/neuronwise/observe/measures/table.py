@@ -29,7 +29,7 @@ from neuronwise.observe.measures.phi import (
 from neuronwise.observe.measures.selectivity import TopPrecision, ccmas, class_selectivity, top_precision
 from neuronwise.observe.measures.sparsity import gini, hoyer, lifetime_sparsity, population_sparsity
 
-__all__ = ["MEASURES", "Measure", "Need", "Sample", "chosen_measures"]
+__all__ = ["MEASURES", "Measure", "Need", "Sample", "chosen_measures", "markdown"]
 
 #: What a measure may need beside activations.
 Need = Literal["labels", "embeddings", "weights", "biases"]
@@ -400,3 +400,16 @@ MEASURES: Mapping[str, Measure] = _table(
         scale_free=False,
     ),
 )
+
+
+def markdown() -> str:
+    """Return the table of measures as Markdown, for the reference page."""
+    lines = ["| measure | of | needs | range | sees | cannot see, is misled by |", "|---|---|---|---|---|---|"]
+    for measure in MEASURES.values():
+        needs = ", ".join(measure.needs) or "nothing"
+        scale = "" if measure.scale_free else " (not scale free)"
+        lines.append(
+            f"| `{measure.name}` | {measure.per} | {needs} | {measure.range}{scale} | {measure.sees} | "
+            f"{measure.blind_to} |".replace("|w|", "\\|w\\|")
+        )
+    return "\n".join(lines) + "\n"
