@@ -6,6 +6,9 @@ from neuronwise.discover.discover import discover
 from neuronwise.discover.discovery import Discovery
 from neuronwise.discover.genetic import Genetic
 from neuronwise.discover.group import Group
+from neuronwise.discover.interactions import Interactions
+from neuronwise.discover.layerwise import LayerProposal, discover_layer
+from neuronwise.discover.low_rank import Gates, LowRank
 from neuronwise.discover.method import Method
 from neuronwise.discover.methods import METHODS
 from neuronwise.discover.problem import SearchProblem, make_problem
@@ -15,12 +18,17 @@ __all__ = [
     "METHODS",
     "Candidate",
     "Discovery",
+    "Gates",
     "Genetic",
     "Group",
+    "Interactions",
+    "LayerProposal",
+    "LowRank",
     "Method",
     "SearchProblem",
     "Shared",
     "discover",
+    "discover_layer",
     "knockoff_filter",
     "make_problem",
     "stability_selection",

@@ -165,8 +165,8 @@ def knockoff_filter(
 
     The rate is exact in finite samples if the target is a weighted sum of the groups plus Gaussian noise of one
     variance, whatever the distribution of the inputs. It is approximate if the target is something else (then it speaks
-    of the best such sum), and for classes and counts, where the groups are weighted as in the fitted logistic (one class
-    against the others) or Poisson model. Model-X knockoffs would not do: given ``x``, ``x**2`` is not random.
+    of the best such sum), and for classes and counts, where the groups are weighted as in the fitted logistic (one
+    class against the others) or Poisson model. Model-X knockoffs would not do: given ``x``, ``x**2`` is not random.
 
     Args:
         problem: The rows and base functions. Terms found on these same rows must not be given as ``first``.
@@ -182,9 +182,9 @@ def knockoff_filter(
     Returns:
         One row a base function (and input), in the order of the problem. Columns: ``base``, ``input`` (if
         ``per_input``), ``represented_by`` (its own text, or that of the base function that stands for it),
-        ``statistic`` (by how much it beats the median of its decoys, or is beaten: negative; in units of the noise, mean
-        of the runs; NaN if represented), ``e_value``, ``q`` (the smallest level at which it would be selected; NaN if represented),
-        ``selected``, ``needed``.
+        ``statistic`` (by how much it beats the median of its decoys, or is beaten: negative; in units of the noise,
+        mean of the runs; NaN if represented), ``e_value``, ``q`` (the smallest level at which it would be selected; NaN
+        if represented), ``selected``, ``needed``.
 
     Raises:
         InvalidArgumentError: If an argument is out of its range.

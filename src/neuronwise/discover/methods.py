@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from neuronwise.discover.genetic import Genetic
 from neuronwise.discover.group import Group
+from neuronwise.discover.interactions import Interactions
+from neuronwise.discover.low_rank import LowRank
 from neuronwise.discover.method import Method
 from neuronwise.discover.shared import Shared
 from neuronwise.errors import InvalidArgumentError, closest
@@ -18,6 +20,8 @@ METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
     {
         "genetic": Genetic,
         "group": Group,
+        "interactions": Interactions,
+        "low_rank": LowRank,
         "shared": Shared,
     }
 )
