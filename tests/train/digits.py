@@ -41,7 +41,9 @@ def perceptron(seed: int = 0, width: int = 128) -> nn.Sequential:
         )
 
 
-def train(model, data: Digits, method, *, seed: int, epochs: int = 30, batch: int = 64, **options) -> Monosemanticity:
+def train(
+    model, data: Digits, method, *, seed: int, epochs: int = 30, batch: int = 64, **options
+) -> Monosemanticity:
     """Train for some epochs with Adam at 1e-3; options go to Monosemanticity."""
     order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -62,7 +64,14 @@ def train(model, data: Digits, method, *, seed: int, epochs: int = 30, batch: in
 
 def held_out(model, data: Digits) -> dict[str, float]:
     """Measures of the test part with statistics of the training part, without units that hardly ever move."""
-    figures: dict[str, list[float]] = {"share": [], "max": [], "top": [], "kurtosis": [], "selectivity": [], "near_dead": []}
+    figures: dict[str, list[float]] = {
+        "share": [],
+        "max": [],
+        "top": [],
+        "kurtosis": [],
+        "selectivity": [],
+        "near_dead": [],
+    }
     with torch.no_grad():
         hidden = [(data.x, data.test_x)]
         for layer in (0, 2):

@@ -80,6 +80,7 @@ class Decorrelation(Method):
         )
         if not view.again:
             pairs = (count * (count - 1)).clamp(min=1.0)
-            view.state.note(((square - lengths.square().sum()).clamp(min=0.0) / pairs).sqrt())
+            own = lengths.detach().square().sum()
+            view.state.note(((square.detach() - own).clamp(min=0.0) / pairs).sqrt())
         distance = square - 2 * lengths.sum() + count
         return (self.strength if strength is None else strength) * distance

@@ -234,7 +234,7 @@ class KurtosisPenalty(Guarded):
         kurtosis = mean_over_samples((away.square() / scale).square(), view)
         if not view.again:
             alive = variance.detach() > self.epsilon * variance.detach().mean()
-            view.state.note(mean_over_units(kurtosis, alive))
+            view.state.note(mean_over_units(kurtosis.detach(), alive))
         terms = torch.log(kurtosis + _OFFSET)
         if self.units == 1:
             return terms.mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -59,7 +58,7 @@ class View:
     classes: int = 0
     embeddings: Tensor | None = None
 
-    @cached_property
+    @property
     def phi(self) -> Tensor:
         """The Monosemantic Scale by the running statistics, without gradient; -1 where a position is not real."""
         phi = (self.values.detach() - self.mean).square_().div_(self.scale)
@@ -73,7 +72,7 @@ class View:
             count *= self.values.shape[dim]
         return count
 
-    @cached_property
+    @property
     def matrix(self) -> Tensor:
         """The activations ``(sample, unit)`` on the autograd path; padding is 0."""
         values = self.values if self.real is None else self.values.masked_fill(~self.real, 0.0)
@@ -81,7 +80,7 @@ class View:
             return values.flatten(1)
         return values.transpose(2, 3).reshape(-1, values.shape[2])
 
-    @cached_property
+    @property
     def real_rows(self) -> Tensor | None:
         """True where a sample of :attr:`matrix` is real, ``(sample,)``; None where all are."""
         if self.real is None or len(self.dims) == 1:
@@ -117,7 +116,7 @@ class View:
         Raises:
             InvalidArgumentError: If it does not fit.
         """
-        examples, samples = self.values.shape[0], len(self.matrix)
+        examples, samples = self.values.shape[0], self.samples
         given = given.to(self.values.device)
         if given.dim() == 1 and given.shape[0] == examples:
             return given.repeat_interleave(samples // max(1, examples))
@@ -135,7 +134,7 @@ class View:
 
     def _unfit(self, what: str, given: Tensor) -> InvalidArgumentError:
         examples = self.values.shape[0]
-        each = len(self.matrix) // max(1, examples)
+        each = self.samples // max(1, examples)
         return InvalidArgumentError(
             f"{self.site.name}: {what} of shape {tuple(given.shape)} do not fit {examples} examples of {each} "
             "position(s): there must be one for each example, or for labels one for each position, and units may not "
