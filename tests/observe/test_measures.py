@@ -3,6 +3,7 @@
 import itertools
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from sklearn.metrics import (
 
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.observe import measures as m
+from neuronwise.observe.measures.table import markdown
 
 
 def column(*values):
@@ -535,6 +537,11 @@ def test_choosing_measures():
     assert len(m.chosen_measures(None)) == len(m.MEASURES)
     with pytest.raises(InvalidArgumentError, match="kurtosis"):
         m.chosen_measures(["kurtos"])
+
+
+def test_the_reference_page_is_made_of_the_table():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "measures.md"
+    assert markdown() in page.read_text(encoding="utf-8"), "run python docs/_measures.py"
 
 
 # Bad input
