@@ -76,6 +76,7 @@ class Finish:
         self.problem = problem
         self.solved = False
         self._found: dict[str, Member] = {}
+        self._spread = 1.0
         self._exact: ExactSpace = exact_space(linearised(problem, None), settings.table)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
@@ -92,10 +93,16 @@ class Finish:
 
     def candidates(self) -> list[Candidate]:
         """Return the finalists as candidates, best first."""
+        problem = self.problem
         with np.errstate(all="ignore"):
             if not self.settings.coefficients:
                 return self._published()
             fitted = [self._fit(terms) for terms in [(), (X,), *self._promising(_FINALISTS)]]
+            if problem.task == "count":
+                # Counts that vary more than Poisson's law allows would otherwise buy terms that are not there.
+                richest = max(_distinct(fitted), key=lambda one: one.explained)
+                self._spread = likelihood_of(problem).excess(richest.predictor, len(richest.terms))
+                fitted = [self._fit(one.terms) for one in fitted]
             fitted = self._improved(_distinct(fitted))
             made = [
                 self._candidate(one, simplify=place < _SIMPLIFIED)
@@ -119,7 +126,8 @@ class Finish:
         """Return what a form costs: ``ln n`` for each number fitted, and the choices that led to it."""
         numbers = len(terms) * self._exact.target.shape[0]
         numbers += sum(not is_simple(value) for value in constants_of(terms))
-        return float(np.log(self.problem.n)) * numbers + _NODE * sum(term.size for term in terms)
+        nodes = sum(term.size for term in terms)
+        return float(np.log(self.problem.n) * numbers + _NODE * nodes)
 
     def _improved(self, fitted: list[Fitted]) -> list[Fitted]:
         """Tune the best on the data, round their constants, and leave out terms that are not wanted."""
@@ -194,9 +202,7 @@ class Finish:
         likelihood = likelihood_of(self.problem)
         empty = fit(likelihood, np.empty((self.problem.n, 0)))
         found = fit(likelihood, columns)
-        # Counts that vary more than Poisson's law allows would otherwise buy terms that are not there.
-        spread = likelihood.pearson(found.predictor, len(terms)) if likelihood.counts else 1.0
-        criterion = (found.deviance - empty.deviance) / spread + self._cost(terms)
+        criterion = (found.deviance - empty.deviance) / self._spread + self._cost(terms)
         weights, intercept, predictor = (
             found.weights,
             found.intercept - centre @ found.weights,

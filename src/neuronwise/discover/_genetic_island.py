@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from neuronwise.discover._genetic_published import crossed, grown, mutated
 from neuronwise.discover._genetic_space import Space
 from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, tuned
-from neuronwise.discover._genetic_variation import Grammar, Individual, cross, mutate, seedling
+from neuronwise.discover._genetic_variation import (
+    Grammar,
+    Individual,
+    catalogue,
+    cross,
+    mutate,
+    seedling,
+)
 from neuronwise.discover._trees import Node, joined, skeleton
 
 if TYPE_CHECKING:
@@ -31,6 +38,8 @@ _BANK_SIZE = 9  # no larger ones
 _ADDED = 3  # terms that are tried for each elite
 _SETTLED = 6  # generations without a simpler form after which a formula without error is final
 _FIRST_STEPS = 2
+_SOWN = 0.25  # share of the catalogue that is tuned by steps
+_SOWN_STEPS = 3
 _FEW = 4  # elites that terms are added to in a generation
 
 
@@ -86,6 +95,7 @@ class Island:
         rows: Number of rows of the data.
         inputs: Number of inputs.
         population: The members at the start; empty: random ones.
+        share: Which part of the catalogue of small forms is tried first: ``(first, step)``; None: none.
         front: The best member of each size so far.
     """
 
@@ -96,6 +106,7 @@ class Island:
     rows: int
     inputs: int
     population: list[Member] = field(default_factory=list)
+    share: tuple[int, int] | None = None
     front: dict[int, Member] = field(default_factory=dict)
     evaluations: int = 0
     _tuned: dict[str, None] = field(default_factory=dict)
@@ -119,6 +130,8 @@ class Island:
         with np.errstate(all="ignore"):
             if len(self.population) < self.settings.population:
                 self.population += self._judge(self._first(rng)[len(self.population) :])
+                if self.share is not None:
+                    self._sow(rng, deadline)
             best, since = min(member.fitness for member in self.population), 0
             for _ in range(generations):
                 if deadline is not None and time.perf_counter() >= deadline:
@@ -128,6 +141,36 @@ class Island:
                 best, since = (now, 0) if now < best - 1e-6 else (best, since + 1)
                 if since >= (_SETTLED if self._solved() else self.settings.patience):
                     break
+
+    def _sow(self, rng: Random, deadline: float | None) -> None:
+        """Add the best small forms of this island's part of the catalogue to the population."""
+        assert self.share is not None
+        first, step = self.share
+        forms = catalogue(self.grammar)[first::step]
+        members = self._judge([(term,) for term in forms])
+        # Most are told to be hopeless by random constants alone; the best are worth steps.
+        for steps, share in ((0, 1.0), (_SOWN_STEPS, _SOWN)):
+            members = sorted(members, key=lambda member: (member.fitness, member.key))
+            # Undefined with the placeholders is not undefined with others.
+            best = members if steps == 0 else self._distinct(members, round(share * len(forms)))
+            for member in list(best):
+                late = deadline is not None and time.perf_counter() >= deadline
+                if late or any(one.error <= FLOOR for one in self.front.values()):
+                    break
+                if constants_of(member.terms):
+                    space = self._space_of(member)
+                    terms, _ = tuned(member.terms, space, steps=steps, starts=self.settings.starts, rng=rng)
+                    members += self._judge([terms])
+        ordered = sorted(members, key=lambda member: (member.fitness, member.key))
+        self.population += self._distinct(ordered, self.settings.population // 2)
+        self.population += self._tune(ordered, rng)
+
+    def _space_of(self, member: Member) -> Space:
+        """Return where a member is fitted."""
+        vector, mixed = self.spaces
+        if mixed is not None and any(term.kind == "scalar" for term in member.terms):
+            return mixed
+        return vector
 
     def _solved(self) -> bool:
         """Whether some member leaves nothing but rounding; the published search never stops for that."""
@@ -195,6 +238,8 @@ class Island:
 
     def _judge(self, individuals: Sequence[Individual]) -> list[Member]:
         """Fit individuals and give each its own fitness; the best of each size enter the front."""
+        if not individuals:
+            return []
         self.evaluations += len(individuals)
         vector, mixed = self.spaces
         if not self.settings.coefficients:
@@ -255,9 +300,7 @@ class Island:
                 continue
             self._tuned[form] = None
             left -= 1
-            mixed = any(term.kind == "scalar" for term in member.terms)
-            space = self.spaces[1] if mixed else self.spaces[0]
-            assert space is not None
+            space = self._space_of(member)
             terms, squares = tuned(member.terms, space, steps=_FIRST_STEPS, starts=settings.starts, rng=rng)
             if squares < worth * space.total:
                 terms, _ = tuned(terms, space, steps=settings.steps, starts=0, rng=rng)

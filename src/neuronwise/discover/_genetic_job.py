@@ -132,6 +132,8 @@ class IslandJob:
         )
         if mixed is not None and scalars == 0:
             island.spaces = (vector, None)
+        if settings.catalogue and self.epoch == 0:
+            island.share = (number, settings.islands)
         island.begin(self.populations[number])
         island.run(self.generations, deadline=deadline)
         ordered = sorted(island.population, key=lambda member: (member.fitness, member.key))

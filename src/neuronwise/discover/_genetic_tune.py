@@ -23,7 +23,8 @@ Array = NDArray[np.float64]
 
 _DIFFERENCE = 1e-6
 _DAMPINGS = np.array([0.01, 1.0, 100.0])  # tried at once around the current one
-_SCAN_SD = 3.0
+_SCAN_SD = 2.5
+_PATTERNS = 3
 _PERFECT = 1e-26  # of the total squares: rounding is all that is left
 _ROUNDING_STEPS = 4
 #: Residual squares below this share of the total count as none: what is left is rounding.
@@ -55,11 +56,18 @@ def tuned(
         return terms, float(space.errors([terms])[0])
     settings = _scan(begin, starts, rng)
     errors = _errors(terms, settings, space)
-    best = int(errors.argmin())
-    values, error = settings[best], float(errors[best])
-    if not np.isfinite(error):
-        return terms, error
-    values, error = _descend(terms, values, error, space, steps)
+    # There are many local optima, seldom two with the same signs: go down from the best starts of some sign patterns.
+    patterns: dict[tuple[bool, ...], int] = {}
+    for place in np.argsort(errors, kind="stable").tolist():
+        if np.isfinite(errors[place]):
+            patterns.setdefault(tuple((settings[place] < 0).tolist()), place)
+    ends = [
+        _descend(terms, settings[place], float(errors[place]), space, steps)
+        for place in list(patterns.values())[: _PATTERNS if starts else 1]
+    ]
+    if not ends:
+        return terms, float("inf")
+    values, error = min(ends, key=lambda end: end[1])
     if error >= errors[0]:
         return terms, float(errors[0])
     return _with(terms, values), error

@@ -8,6 +8,7 @@ from random import Random
 
 from neuronwise.discover._trees import (
     BINARY,
+    ONE,
     POWERS,
     Node,
     X,
@@ -15,11 +16,12 @@ from neuronwise.discover._trees import (
     joined,
     make,
     replaced,
+    skeleton,
     terms_of,
     walk,
 )
 
-__all__ = ["Grammar", "Individual", "cross", "mutate", "seedling"]
+__all__ = ["Grammar", "Individual", "catalogue", "cross", "mutate", "seedling"]
 
 #: The terms of an individual, sorted, each once; its key joins theirs.
 Individual = tuple[Node, ...]
@@ -46,6 +48,38 @@ class Grammar:
     max_size: int
     max_terms: int
     depth: int = 3
+
+
+def catalogue(grammar: Grammar) -> list[Node]:
+    """Return all small forms: functions of simple arguments, their products, reciprocals and compositions.
+
+    What formulas of science are mostly made of; chance alone would take many generations to come by some of them. Their
+    constants are placeholders, to be tuned.
+    """
+    two, minus = constant(2.0), constant(-1.0)
+    square = make("square", X)
+    arguments = [X, make("*", two, X), make("+", two, X), make("*", minus, square), make("+", two, square)]
+    called = [make(name, argument) for name in grammar.functions for argument in arguments]
+    below = [make("+", two, part) for part in (X, square, *called)]
+    inverse = [make("/", ONE, part) for part in below]
+    units = [X, square, make("cube", X), *called, *inverse[:2]]
+    found = [*units, *inverse[2:], make("/", ONE, make("+", square, make("+", two, X)))]
+    found += [make("*", one, other) for place, one in enumerate(units) for other in units[place:]]
+    for name in grammar.functions:
+        found += [make(name, make(op, two, part)) for part in (*called, make("cube", X)) for op in "+*"]
+        found.append(make(name, make("+", square, make("*", two, X))))
+    if grammar.scalars > 0:
+        total, squares = make("sum", X), make("sum", square)
+        found += [make("*", one, other) for one in (total, squares) for other in (total, squares)]
+        inner = [make("*", two, part) for part in (total, squares)]
+        shifted = [make("+", two, part) for part in (*inner, make("+", total, squares))]
+        functions = [make(name, part) for name in grammar.functions for part in (*inner, *shifted)]
+        found += [*functions, *(make("/", ONE, part) for part in shifted)]
+        found += [make("*", part, function) for part in (total, squares) for function in functions]
+    unique = {
+        skeleton(term): term for whole in found for term in terms_of(whole) if term.size <= grammar.max_size
+    }
+    return list(unique.values())
 
 
 def seedling(grammar: Grammar, rng: Random) -> Individual:

@@ -67,6 +67,7 @@ class Genetic:
         max_size: Weighted nodes of a tree at most: a power counts 2, a function 3.
         max_terms: Trees of an individual at most.
         grid: Points of the grid on the axis.
+        catalogue: Try all small forms first, such as products of two functions of simple arguments, constants tuned.
         functions: Functions that trees may have.
         extra: The user's own functions that may be named in ``functions``.
         coefficients: Solve for a coefficient for each tree and an offset. False is the published search.
@@ -98,12 +99,13 @@ class Genetic:
     parsimony: float = 0.02
     tuned: float = 0.06
     steps: int = 8
-    starts: int = 8
+    starts: int = 32
     patience: int = 15
     scalars: float = 0.5
     max_size: int = 20
     max_terms: int = 4
     grid: int = 128
+    catalogue: bool = True
     functions: tuple[str, ...] = ("sin", "cos", "exp", "log", "sqrt", "tanh", "abs")
     extra: tuple[Function, ...] = ()
     coefficients: bool = True
@@ -165,6 +167,7 @@ class Genetic:
             scalars=0.0,
             max_size=60,
             max_terms=1,
+            catalogue=False,
             functions=(),
             coefficients=False,
         )
