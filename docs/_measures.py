@@ -8,8 +8,8 @@ from neuronwise.observe.measures.table import markdown
 
 HEAD = """# Measures of monosemanticity
 
-`neuronwise.observe.monosemanticity(model, corpus)` takes all of these that the data allow. What they mean, and where each
-goes wrong, is on the page [Which measure sees what](../explanation/measures.md). The table is made from
+`neuronwise.observe.monosemanticity(model, corpus)` takes all of these that the data allow. What they mean, and where
+each goes wrong, is on the page [Which measure sees what](../explanation/measures.md). The table is made from
 `neuronwise.observe.measures.MEASURES` by `python docs/_measures.py`.
 
 """
