@@ -404,7 +404,10 @@ MEASURES: Mapping[str, Measure] = _table(
 
 def markdown() -> str:
     """Return the table of measures as Markdown, for the reference page."""
-    lines = ["| measure | of | needs | range | sees | cannot see, is misled by |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| measure | of | needs | range | sees | cannot see, is misled by |",
+        "|---|---|---|---|---|---|",
+    ]
     for measure in MEASURES.values():
         needs = ", ".join(measure.needs) or "nothing"
         scale = "" if measure.scale_free else " (not scale free)"
