@@ -1,7 +1,7 @@
 """Targets of the benchmark of the genetic search: a list to tune on and a list, frozen before any tuning, to report.
 
-Every target is a text for ``neuronwise.Formula``: vectors stand for their sum over the inputs. None of the curves is a base
-function of the library or a sum of a few of them, except in ``SHEET``.
+Every target is a text for ``neuronwise.Formula``: vectors stand for their sum over the inputs. None of the curves
+is a base function of the library or a sum of a few of them, except in ``SHEET``.
 """
 
 from dataclasses import dataclass

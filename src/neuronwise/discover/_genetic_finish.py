@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neuronwise.discover._deviance import fit, likelihood_of
 from neuronwise.discover._genetic_exact import ExactSpace, exact_space
 from neuronwise.discover._genetic_island import Member
-from neuronwise.discover._genetic_job import Outcome, linearised
+from neuronwise.discover._genetic_job import Outcome, linearised, spaces_of
 from neuronwise.discover._genetic_space import Space
 from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, rounded, tuned
 from neuronwise.discover._genetic_variation import Individual
@@ -153,8 +153,6 @@ class Finish:
 
     def _space(self) -> Space:
         """Return where finalists are tuned: on the data, or with very many on the grid."""
-        from neuronwise.discover._genetic_job import spaces_of
-
         problem = self.problem
         predictor = None if problem.task == "regression" or problem.outputs > 1 else self.best_predictor()
         if problem.X.size <= _POLISHABLE:

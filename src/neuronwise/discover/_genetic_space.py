@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronwise.discover._trees import Node, apply
+from neuronwise.discover._trees import Node, apply, evaluate
 from neuronwise.formula import Function
 
 __all__ = ["Linearised", "Space", "curve_space", "grid_of", "interpolation", "residual_squares", "row_space"]
@@ -95,7 +95,7 @@ class Space:
         if len(self._values) * len(self.points) > self.memory:
             _halve(self._values)
         self._values[node.key] = found
-        return found  # type: ignore[no-any-return]
+        return found
 
     def batch(self, node: Node, constants: Iterator[Array]) -> Array | float:
         """Return the values for many settings of the constants at once: ``(B, G)``, ``(B, rows)`` or ``(B, 1)``.
@@ -191,8 +191,6 @@ class Space:
 
 
 def _at(node: Node, x: Array, functions: Mapping[str, Function]) -> float:
-    from neuronwise.discover._trees import evaluate
-
     return float(evaluate(node, x, functions)[0])
 
 
@@ -268,7 +266,7 @@ def curve_space(problem: Linearised, points: Array, functions: Mapping[str, Func
         block = np.hstack([interpolation(problem.X[part], points), problem.response[part]]) * root
         stacked = np.vstack([stacked, block])
         if len(stacked) > len(points):
-            stacked = np.linalg.qr(stacked, mode="r")
+            stacked = np.asarray(np.linalg.qr(stacked, mode="r"))
     size = len(points)
     kept, rest = stacked[:size], float((stacked[size:, size:] ** 2).sum())
     plain, target = kept[:, :size], kept[:, size:].T

@@ -260,27 +260,20 @@ def terms_of(node: Node) -> list[Node]:
     return [node]
 
 
-def evaluate(
-    node: Node,
-    x: Array,
-    functions: Mapping[str, Function],
-    memo: Callable[[Node], Array | None] | None = None,
-) -> Array:
+def evaluate(node: Node, x: Array, functions: Mapping[str, Function]) -> Array:
     """Return the values of a vector tree at points.
 
     Args:
         node: A tree without ``sum``.
         x: Points, of any shape.
         functions: The table of functions.
-        memo: Looks a subtree's values up; None where they are not known.
     """
-    if memo is not None and (known := memo(node)) is not None:
-        return known
     if node.op == "x":
         return x
     if node.op == "c":
         return np.full(x.shape, node.value)
-    return apply(node.op, [evaluate(arg, x, functions, memo) for arg in node.args], functions)
+    found: Array = apply(node.op, [evaluate(arg, x, functions) for arg in node.args], functions)
+    return found
 
 
 def apply(op: str, values: list[Any], functions: Mapping[str, Function]) -> Any:
