@@ -31,8 +31,8 @@ TUNING = (
     Task("sin(sum(x))", -1, 1, 3),
 )
 
-#: Chosen before the search was written and not run while it was tuned. But whoever wrote the search's catalogue of small
-#: forms knew the list, and some targets are in that catalogue: it is no blind test.
+#: Chosen before the search was written and not run while it was tuned. But the author of the search's catalogue of
+#: small forms knew the list, and some targets are in that catalogue: it is no blind test.
 FRESH = (
     Task("cos(2.6*x)*exp(-0.5*x)", -2, 2, 3),
     Task("x/(1 + x**2)", -3, 3, 8, 0.05),
