@@ -12,6 +12,7 @@ from neuronwise.discover.low_rank import Gates, LowRank
 from neuronwise.discover.method import Method
 from neuronwise.discover.methods import METHODS
 from neuronwise.discover.problem import SearchProblem, make_problem
+from neuronwise.discover.scales import Scales
 from neuronwise.discover.shared import Shared
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LayerProposal",
     "LowRank",
     "Method",
+    "Scales",
     "SearchProblem",
     "Shared",
     "discover",

@@ -79,6 +79,10 @@ class Group:
         used = np.flatnonzero(np.any(np.abs(weights), axis=0)) if weights else np.arange(problem.d)
         return fit_terms(problem, candidate.terms, used)
 
+    def fit(self, problem: SearchProblem) -> Candidate:
+        """Return the formula with all base functions of a problem and weights for all inputs, whatever it is worth."""
+        return fit_terms(problem, tuple(base.text for base in problem.bases))
+
     def _chosen(self, problem: SearchProblem, inputs: NDArray[np.intp]) -> Iterator[Chosen]:
         part = problem if len(inputs) == problem.d else replace(problem, X=problem.X[:, inputs])
         charge = 2 * _log_binomial(problem.d, part.d)

@@ -10,6 +10,7 @@ from neuronwise.discover.group import Group
 from neuronwise.discover.interactions import Interactions
 from neuronwise.discover.low_rank import LowRank
 from neuronwise.discover.method import Method
+from neuronwise.discover.scales import Scales
 from neuronwise.discover.shared import Shared
 from neuronwise.errors import InvalidArgumentError, closest
 
@@ -22,6 +23,7 @@ METHODS: Mapping[str, Callable[[], Method]] = MappingProxyType(
         "group": Group,
         "interactions": Interactions,
         "low_rank": LowRank,
+        "scales": Scales,
         "shared": Shared,
     }
 )

@@ -58,10 +58,13 @@ class Shared:
 
     def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
         """Return the formula with its numbers fitted to other rows; see :meth:`Refits.refit`."""
-        terms = candidate.terms
-        part = replace(problem, bases=tuple(base for base in problem.bases if base.text in terms))
-        blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in part.bases]
-        return _candidate(part, fitted(part, blocks))
+        chosen = tuple(base for base in problem.bases if base.text in candidate.terms)
+        return self.fit(replace(problem, bases=chosen))
+
+    def fit(self, problem: SearchProblem) -> Candidate:
+        """Return the formula with all base functions of a problem, whatever it is worth."""
+        blocks = [Block(base.text, base.complexity, _summed(base), 1) for base in problem.bases]
+        return _candidate(problem, fitted(problem, blocks))
 
     def _settings(self) -> Settings:
         return Settings(self.width, self.exhaustive, self.max_terms)
