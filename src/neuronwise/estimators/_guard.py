@@ -19,6 +19,8 @@ from neuronwise.estimators._neuron import Neuron
 __all__ = ["Guard", "judge"]
 
 FOLDS = 5
+# Networks of each kind in a fold; their mean loss is compared, so that chance in training does not hide a gain.
+REPEATS = 3
 LEVEL = 0.05
 # With fewer rows than this a fold has too few held-out rows to say anything.
 FEWEST = 40
@@ -31,8 +33,8 @@ class Guard:
     Args:
         kept: Which network was kept.
         reason: Why, in a sentence with the figures.
-        folds: One row for each fold: fold, rows held out, formula found without them, loss of the linear network
-            and of the task network on them (mean squared error in units of the training part's variance, or log
+        folds: One row for each fold: fold, rows held out, formula found without them, mean loss on them of the linear
+            networks and of the task networks (mean squared error in units of the training part's variance, or log
             loss), gain (linear less task), and for classes the error rates. None where nothing had to be compared.
         gain: Mean gain; above 0 the task neuron is better.
         low: Lower end of its interval.
@@ -71,12 +73,11 @@ def judge(
 ) -> Guard:
     """Compare task and linear neurons in five folds, the search included, and decide.
 
-    In every fold the formula is searched and both networks are trained, from the same first seed, without the held-out
-    fifth; their own validation part is taken from the rest. The gain is tested with the corrected resampled t-test
-    (Nadeau and Bengio 2003, Machine Learning 52:239, section 3), whose variance allows for training parts that
-    overlap: the folds are not independent, and a plain t-test would find a gain where there is none. For classes
-        the error rate must
-    not rise either.
+    In every fold the formula is searched and networks of both kinds are trained, three of each from the same seeds,
+    without the held-out fifth; their own validation parts are taken from the rest. The gain is tested with the
+    corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52:239, section 3), whose variance allows for training
+    parts that overlap: the folds are not independent, and a plain t-test would find a gain where there is none. For
+    classes the error rate must not rise either.
 
     Args:
         table: The rows.
@@ -88,16 +89,17 @@ def judge(
     n = len(table.X)
     if n < FEWEST:
         return Guard("linear", f"{n} rows are too few to judge by; it takes {FEWEST}.")
-    numbers = np.random.SeedSequence(seed).generate_state(2 * FOLDS + 1)
-    seeds = [int(number) for number in numbers[: 2 * FOLDS]]
-    parts = _folds(table, int(numbers[-1]))
+    runs = FOLDS * REPEATS
+    first, *numbers = (int(number) for number in np.random.SeedSequence(seed).generate_state(2 * runs + 1))
+    seeds, split_seeds = numbers[:runs], numbers[runs:]
+    parts = _folds(table, first)
     prepared = [
-        prepare(table, split_rows(table.target, rest, fraction, split_seed), plan.clip)
-        for (rest, _), split_seed in zip(parts, seeds[FOLDS:], strict=True)
+        prepare(table, split_rows(table.target, parts[run % FOLDS][0], fraction, split_seeds[run]), plan.clip)
+        for run in range(runs)
     ]
-    neurons = [choose(table, each) for each in prepared]
-    linear = fit_networks(table, prepared, [Neuron.linear()] * FOLDS, plan, seeds[:FOLDS])
-    differs = [number for number in range(FOLDS) if not neurons[number].is_linear]
+    neurons = [choose(table, each) for each in prepared[:FOLDS]] * REPEATS
+    linear = fit_networks(table, prepared, [Neuron.linear()] * runs, plan, seeds)
+    differs = [run for run in range(runs) if not neurons[run].is_linear]
     if not differs:
         return Guard("linear", "the search found no term beyond the linear neuron in any of the folds.")
     task = list(linear)
@@ -130,16 +132,19 @@ def _compare(
     rows = []
     for number, held in enumerate(held_out):
         weight = table.weight[held]
-        pair = {"linear": linear[number], "task": task[number]}
+        pair = {"linear": linear[number::FOLDS], "task": task[number::FOLDS]}
         row: dict[str, Any] = {"fold": number, "rows": len(held), "formula": neurons[number].text}
         row |= {
-            name: float(np.average(one.losses(table, held), weights=weight)) for name, one in pair.items()
+            name: float(np.mean([np.average(one.losses(table, held), weights=weight) for one in runs]))
+            for name, runs in pair.items()
         }
         row["gain"] = row["linear"] - row["task"]
         if table.classes:
             row |= {
-                f"{name}_error": float(np.average(one.errors(table, held), weights=weight))
-                for name, one in pair.items()
+                f"{name}_error": float(
+                    np.mean([np.average(one.errors(table, held), weights=weight) for one in runs])
+                )
+                for name, runs in pair.items()
             }
         rows.append(row)
     return pd.DataFrame(rows)

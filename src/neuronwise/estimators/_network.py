@@ -146,19 +146,19 @@ def features(layer: nn.Module, inputs: Tensor) -> Tensor:
         return inputs
     # Neurons that each pass one feature on: what the layer gives then are the features themselves.
     count = layer.weight.shape[1]
-    probe = NeuronLinear(
-        layer.in_features,
-        count,
-        device=inputs.device,
-        dtype=layer.weight.dtype,
-        kind=layer.kind,
-        normalise=layer.normalise,
-        clip=layer.clip,
-    )
+    with torch.random.fork_rng(devices=[]):  # a layer draws its first weights, which are overwritten here
+        probe = NeuronLinear(
+            layer.in_features,
+            count,
+            dtype=layer.weight.dtype,
+            kind=layer.kind,
+            normalise=layer.normalise,
+            clip=layer.clip,
+        )
     with torch.no_grad():
         state = layer.state_dict()
         state["weight"] = torch.eye(count, dtype=layer.weight.dtype)
         state["bias"] = torch.zeros(count, dtype=layer.weight.dtype)
         probe.load_state_dict(state)
-        found: Tensor = probe.eval()(inputs)
+        found: Tensor = probe.to(inputs.device).eval()(inputs)
     return found
