@@ -240,7 +240,6 @@ class Engine(Exact):
             scale=statistics.scale.to(values.dtype),
             dims=(0,) if statistics.unit == "element" else (0, 1, 3),
             state=state,
-            started=self.steps > self.start,
             again=again,
             seed=self.seed,
             labels=self._labels,

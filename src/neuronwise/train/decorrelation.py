@@ -73,11 +73,7 @@ class Decorrelation(Method):
         # The Gram matrices of rows and of columns have the same norm: take the smaller one.
         smaller = vectors @ vectors.T if vectors.shape[0] <= vectors.shape[1] else vectors.T @ vectors
         square, lengths = smaller.square().sum(), vectors.square().sum(1)
-        count = (
-            weight.sum()
-            if self.gram == "sample"
-            else torch.as_tensor(float(len(vectors)), device=values.device)
-        )
+        count = weight.sum() if self.gram == "sample" else values.new_full((), float(len(vectors)))
         if not view.again:
             pairs = (count * (count - 1)).clamp(min=1.0)
             own = lengths.detach().square().sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -122,11 +122,11 @@ class Guarded(Penalty):
 
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return strength times the penalty, and the push of near-dead units, whatever the sign of the strength."""
-        factor = torch.as_tensor(self.strength if strength is None else strength, device=view.values.device)
+        factor: Any = self.strength if strength is None else strength
         _, variance, away = live_moments(view)
-        loss = factor * self.score(view, variance, away)
+        loss: Tensor = factor * self.score(view, variance, away)
         if self.floor and self.guard:
-            loss = loss + factor.abs() * self.guard * self._push(variance)
+            loss = loss + abs(factor) * self.guard * self._push(variance)
         return loss
 
     def penalty(self, view: View) -> Tensor:

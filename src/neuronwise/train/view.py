@@ -33,7 +33,6 @@ class View:
         scale: Running variance plus a share of the mean variance of all units; infinite for a constant site.
         dims: The axes of ``values`` that count samples.
         state: Statistics and state of the site.
-        started: Whether the method may act: more steps than the warm-up has.
         again: Whether activation checkpointing computes this again: nothing is to be counted.
         seed: Seed of random choices.
         labels: Class of every example ``(example,)`` or position ``(example, position)``, -1 for none; or None.
@@ -51,7 +50,6 @@ class View:
     scale: Tensor
     dims: tuple[int, ...]
     state: SiteState
-    started: bool
     again: bool
     seed: int
     labels: Tensor | None = None
