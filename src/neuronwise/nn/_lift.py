@@ -19,6 +19,7 @@ from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.formula import Base
+from neuronwise.nn._pieces import pieces
 
 __all__ = ["Feature", "Lift"]
 
@@ -38,7 +39,7 @@ class Feature:
 
     Args:
         base: The function.
-        slope: Its derivative.
+        slope: Its derivative; None if it calls a function that has none but by autograd.
         power: Its exponent, if it is a whole power of x.
         low: Smallest argument that it gets.
         high: Largest argument that it gets.
@@ -49,7 +50,7 @@ class Feature:
     """
 
     base: Base
-    slope: Base
+    slope: Base | None
     power: int | None
     low: float
     high: float
@@ -71,17 +72,18 @@ class Feature:
             InvalidArgumentError: If its values are not finite even so.
         """
         power = _power_of(base)
-        slope = base.derivative()
+        slope = None if base.derivative_text is None else base.derivative()
         low, high, hole = _safe_arguments(base, slope, clip)
         bounded = np.clip(_GRID, max(low, -clip), min(high, clip))
         values = base(_moved(bounded, hole))
-        if not np.isfinite(values).all():
+        with np.errstate(all="ignore"):
+            mean = float(_DENSITY @ values)
+            deviation = math.sqrt(float(_DENSITY @ (values - mean) ** 2))
+        if not math.isfinite(deviation):
             raise InvalidArgumentError(
                 f"The base function {base.text!r} is not finite on ordinary inputs (-8 to 8): give a smaller clip=, or "
                 "leave it out."
             )
-        mean = float(_DENSITY @ values)
-        deviation = math.sqrt(float(_DENSITY @ (values - mean) ** 2))
         if deviation < 1e-12:
             raise InvalidArgumentError(
                 f"The base function {base.text!r} is constant: it tells neurons nothing."
@@ -118,9 +120,10 @@ class Feature:
         return raw if self.is_bare else (raw - self.centre) * (1.0 / self.scale)
 
     def slopes(self, u: Tensor) -> Tensor:
-        """Return the derivative of :meth:`values`; differentiable."""
+        """Return the derivative of :meth:`values` times the scale; differentiable."""
         guarded = self.guarded(u)
-        slope = self.slope(guarded) * (1.0 / self.scale)
+        assert self.slope is not None
+        slope = self.slope(guarded)
         # Where the argument was moved, the feature does not follow it.
         return slope if guarded is u else torch.where(guarded == u, slope, 0.0)
 
@@ -139,6 +142,10 @@ class Lift:
     clip: float
     groups: int = 1
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lift:
+        """Return itself: nothing in it can change."""
+        return self
+
     @property
     def is_identity(self) -> bool:
         """Whether the stack is the input itself."""
@@ -155,17 +162,23 @@ class Lift:
         if self.is_identity:
             return x
         shape = (self.groups, -1) if self.groups > 1 else (-1,)
+        lead = x.shape[:axis]
+        if self.groups == 1 and len(lead) > 1:
+            x = x.flatten(0, len(lead) - 1)
         if self.groups > 1:
             # Each group of channels gets its own features, next to each other: as a convolution in groups wants them.
             x = torch.unflatten(x, axis, shape)
         shape = (*shape, *[1] * (-axis - 1))
         mean, scale = (None, None) if normaliser is None else (part.view(shape) for part in normaliser)
+        by_autograd = any(feature is not None and feature.slope is None for feature in self.features)
         # Compilers and exporters fuse plain operations by themselves, and see through them.
-        if torch.compiler.is_compiling():
+        if by_autograd or torch.compiler.is_compiling():
             stacked = self.plain(x, axis, mean, scale)
         else:
             stacked = _Lifted.apply(x, mean, scale, self, axis)  # type: ignore[no-untyped-call]
-        return stacked.flatten(axis - 1, axis) if self.groups > 1 else stacked
+        if self.groups > 1:
+            return stacked.flatten(axis - 1, axis)
+        return torch.unflatten(stacked, 0, lead) if len(lead) > 1 else stacked
 
     def plain(self, x: Tensor, axis: int, mean: Tensor | None, scale: Tensor | None) -> Tensor:
         """Return the stacked features in plain differentiable operations."""
@@ -177,6 +190,11 @@ class Lift:
         size = list(x.shape)
         size[axis] *= len(self.features)
         stacked = x.new_empty(size)
+        for part, places in zip(pieces(x, x), pieces(stacked, x), strict=True):
+            self._fill(part, places, axis, mean, scale)
+        return stacked
+
+    def _fill(self, x: Tensor, stacked: Tensor, axis: int, mean: Tensor | None, scale: Tensor | None) -> None:
         u = self._arguments(x, mean, scale)
         power, exponent = u, 1
         for feature, place in sorted(self._places(stacked, axis), key=_by_power):
@@ -195,7 +213,6 @@ class Lift:
             else:
                 shift = torch.tensor(-feature.centre / feature.scale, dtype=u.dtype)
                 torch.add(shift, raw, alpha=1.0 / feature.scale, out=place)
-        return stacked
 
     def slope(self, x: Tensor, grad: Tensor, axis: int, mean: Tensor | None, scale: Tensor | None) -> Tensor:
         """Return the gradient at the input in plain differentiable operations."""
@@ -205,7 +222,7 @@ class Lift:
             if feature is None:
                 direct = direct + part
             else:
-                through = through + part * feature.slopes(u)
+                through = through + part * (feature.slopes(u) * (1.0 / feature.scale))
         if math.isfinite(self.clip):
             through = torch.where(u.abs() < self.clip, through, 0.0)
         if scale is not None:
@@ -216,11 +233,22 @@ class Lift:
         self, x: Tensor, grad: Tensor, axis: int, mean: Tensor | None, scale: Tensor | None
     ) -> Tensor:
         """Return the gradient at the input with few temporary tensors; not differentiable."""
-        u = self._arguments(x, mean, scale)
+        result = torch.empty_like(x)
+        for part, above, place in zip(pieces(x, x), pieces(grad, x), pieces(result, x), strict=True):
+            places = self._places(above, axis)
+            through = self._slope_at(self._arguments(part, mean, scale), places)
+            place.copy_(through) if scale is None else torch.mul(through, scale, out=place)
+            for feature, direct in places:
+                if feature is None:
+                    place.add_(direct)
+        return result
+
+    def _slope_at(self, u: Tensor, places: list[tuple[Feature | None, Tensor]]) -> Tensor:
+        """Return the gradient at bounded arguments, without the part of the features that are the input itself."""
         through: Tensor | None = None
         exponent = 1
         # Powers by Horner's rule, from the highest down: sum_k k g_k u^(k-1).
-        for feature, part in sorted(self._places(grad, axis), key=_by_power, reverse=True):
+        for feature, part in sorted(places, key=_by_power, reverse=True):
             if feature is None or feature.power is None:
                 continue
             if through is None:
@@ -230,21 +258,20 @@ class Lift:
                     through.mul_(u)
                 through.add_(part, alpha=feature.power / feature.scale)
             exponent = feature.power
-        if through is None:
-            through = torch.zeros_like(u)
-        for _ in range(exponent - 1):
-            through.mul_(u)
-        for feature, part in self._places(grad, axis):
+        if through is not None:
+            for _ in range(exponent - 1):
+                through.mul_(u)
+        for feature, part in places:
             if feature is not None and feature.power is None:
-                through.addcmul_(part.to(u.dtype), feature.slopes(u))
+                slope, factor = feature.slopes(u), 1.0 / feature.scale
+                if through is None:
+                    through = (part * slope).mul_(factor)
+                else:
+                    through.addcmul_(part.to(u.dtype), slope, value=factor)
+        assert through is not None
         if math.isfinite(self.clip):
             through = torch.ops.aten.hardtanh_backward(through, u, -self.clip, self.clip)
-        if scale is not None:
-            through.mul_(scale)
-        for feature, part in self._places(grad, axis):
-            if feature is None:
-                through.add_(part)
-        return through.to(x.dtype)
+        return through
 
     def _arguments(self, x: Tensor, mean: Tensor | None, scale: Tensor | None) -> Tensor:
         """Return standardised and bounded arguments, in no less than single precision."""
@@ -278,6 +305,24 @@ class _Lifted(torch.autograd.Function):
         work = ctx.lift.slope if torch.is_grad_enabled() else ctx.lift.write_slope
         return work(x, grad, ctx.axis, mean, scale), None, None, None, None
 
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[int | None, ...],
+        x: Tensor,
+        mean: Tensor | None,
+        scale: Tensor | None,
+        lift: Lift,
+        axis: int,
+    ) -> tuple[Tensor, int]:
+        batch = in_dims[0]
+        if batch is None or in_dims[1] is not None or in_dims[2] is not None:
+            raise NotImplementedError(
+                "torch.vmap over the running statistics of a layer of neurons is not possible."
+            )
+        stacked: Tensor = _Lifted.apply(x.movedim(batch, 0), mean, scale, lift, axis)  # type: ignore[no-untyped-call]
+        return stacked, 0
+
 
 def _by_power(entry: tuple[Feature | None, Tensor]) -> int:
     feature = entry[0]
@@ -295,11 +340,11 @@ def _moved(arguments: NDArray[np.float64], hole: float) -> NDArray[np.float64]:
     return np.where(np.abs(arguments) < hole, np.where(arguments < 0, -hole, hole), arguments)
 
 
-def _safe_arguments(base: Base, slope: Base, clip: float) -> tuple[float, float, float]:
+def _safe_arguments(base: Base, slope: Base | None, clip: float) -> tuple[float, float, float]:
     """Return the smallest and largest argument with finite value and slope, and how far to keep from 0."""
     low, high = base.domain
     around = _GRID[np.abs(_GRID) >= _MARGIN]
-    at_zero = [float(each(np.zeros(1))[0]) for each in (base, slope)]
+    at_zero = [float(each(np.zeros(1))[0]) for each in (base, slope) if each is not None]
     hole = 0.0 if all(map(math.isfinite, at_zero)) else _MARGIN
     if hole and np.isfinite(base(around)).all():
         # Such as 1/x and sqrt(abs(x)): only 0 itself is out.

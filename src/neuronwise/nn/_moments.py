@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from neuronwise.nn._pieces import pieces
+
 __all__ = ["EPSILON", "scale_of", "update"]
 
 EPSILON = 1e-5
@@ -49,21 +51,36 @@ def update(x: Tensor, axis: int, mean: Tensor, variance: Tensor, batches: Tensor
     if x.numel() == 0:
         return
     wide = _at_least_single(mean)
-    flat = x.detach().movedim(axis, -1).reshape(-1, x.shape[axis]).to(wide)
+    shape = (-1, *[1] * (-axis - 1))
+    rows = x.detach().reshape(-1, *x.shape[axis:])
     old, old_variance = mean.to(wide), variance.to(wide)
     first = batches == 0
+    # Around the old mean, or the first row: so that nothing is lost in a small difference of large numbers.
+    around = torch.where(first, rows[0].reshape(x.shape[axis], -1)[:, 0].to(wide), old)
     reach = torch.where(first, torch.inf, _WIDE * torch.sqrt(old_variance + EPSILON))
-    bounded = torch.clamp(flat, old - reach, old + reach)
-    of_batch = bounded.mean(0)
-    spread = (bounded - of_batch).square_().mean(0)
-    if flat.shape[0] == 1:
+    total, squares = _sums(rows, around.view(shape), reach.view(shape))
+    count = x.numel() // x.shape[axis]
+    offset = total / count
+    of_batch, spread = around + offset, squares / count - offset.square()
+    if count == 1:
         # One row says nothing about the spread: before there is any, keep the one assumed.
         spread = torch.where(first, old_variance, spread)
     share = torch.clamp(1.0 / (batches + 1.0), min=momentum).to(wide)
     moved = torch.lerp(old, of_batch, share)
     between = share * (1 - share) * (of_batch - old).square()
-    mixed = torch.lerp(old_variance, spread, share) + between
+    mixed = torch.lerp(old_variance, spread.clamp(min=0.0), share) + between
     fine = torch.isfinite(mixed)
     mean.copy_(torch.where(fine, moved, old))
     variance.copy_(torch.where(fine, mixed, old_variance))
     batches.add_(1)
+
+
+def _sums(rows: Tensor, around: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of the bounded differences to ``around``, and of their squares, for each feature."""
+    others = [dim for dim in range(rows.dim()) if dim != rows.dim() - around.dim()]
+    total, squares = torch.zeros_like(around), torch.zeros_like(around)
+    for part in pieces(rows, rows):
+        difference = torch.clamp(part - around, -reach, reach)
+        total = total + difference.sum(others).view_as(around)
+        squares = squares + difference.square_().sum(others).view_as(around)
+    return total.flatten(), squares.flatten()

@@ -70,6 +70,16 @@ class _SumOfProducts(torch.autograd.Function):
         ]
         return None, None, *found
 
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Any, ...], terms: _Terms, dim: int, *tensors: Tensor
+    ) -> tuple[Tensor, int]:
+        front = [
+            tensor.expand(info.batch_size, *tensor.shape) if batch is None else tensor.movedim(batch, 0)
+            for tensor, batch in zip(tensors, in_dims[2:], strict=True)
+        ]
+        return sum_of_products(front, terms, dim), 0
+
 
 def _others(tensors: Sequence[Tensor], place: Place, terms: _Terms, dim: int) -> list[list[Tensor]]:
     """Return for each time that a block is a factor the other factors of that term."""

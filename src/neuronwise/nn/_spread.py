@@ -17,7 +17,7 @@ LINEAR_VARIANCE = 1.0 / 3.0
 """Variance of the outputs of ``torch.nn.Linear`` at the start, under independent inputs of variance 1."""
 
 _ROWS, _NEURONS = 512, 64
-_MOST = 2**21
+_MOST = 2**17
 """How many numbers a measurement with inputs one by one may have."""
 
 
@@ -60,15 +60,16 @@ class _Draw:
         def normal(*size: int) -> Tensor:
             return torch.randn(size, generator=generator, dtype=torch.float64)
 
-        neurons = _NEURONS if inputs <= _NEURONS else 8
-        rows = max(16, min(_ROWS, _MOST // (neurons * max(inputs, 1))))
+        rows = max(16, min(_ROWS, _MOST // (_NEURONS * max(inputs, 1)) // 2 * 2))
         # Pairs of opposite sign: an odd moment of the sample would otherwise pass for one of the neuron.
-        half = normal(rows // 2, len(blocks), neurons)
+        half = normal(rows // 2, len(blocks), _NEURONS)
         self.products = torch.cat([half, -half])
         half = normal(rows // 2, 1, inputs)
         self.inputs = torch.cat([half, -half])
-        self.numbers = normal(len(blocks), neurons)
-        self.weights = {i: normal(neurons, inputs) for i, block in enumerate(blocks) if block.is_weights}
+        # Of one neuron each: few enough for their mean square to matter.
+        numbers = normal(len(blocks), _NEURONS)
+        self.numbers = numbers / numbers.square().mean(1, keepdim=True).sqrt()
+        self.weights = {i: normal(_NEURONS, inputs) for i, block in enumerate(blocks) if block.is_weights}
         self.kinds = list(blocks)
 
     def blocks(self, spread: float) -> Blocks:

@@ -52,7 +52,7 @@ class _NeuronConv(NeuronLayer):
             device=device,
             dtype=dtype,
         )
-        if self.kind.combine.needs_inputs:
+        if self._reads_inputs:
             raise InvalidArgumentError(
                 f"{self.kind.name!r} reads inputs one by one, outside of inner products with weights, which has no "
                 "meaning under a sliding window. Use NeuronLinear, or inner products such as '<w1, sin(x)>'."
@@ -75,7 +75,7 @@ class _NeuronConv(NeuronLayer):
         if self._pads_first:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             input = F.pad(input, self._around, mode=mode)
-        if self.kind.is_linear:
+        if self._is_linear:
             return self._affine(input, self.weight, self.bias)
         return self._run(input, normaliser, None)
 

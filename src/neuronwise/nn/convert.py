@@ -111,7 +111,8 @@ def convert(
     if model in made:
         return made[model]
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        # Not named_children(), which leaves out the second place of a child.
+        for name, child in list(parent._modules.items()):
             if child in made:
                 setattr(parent, name, made[child])
                 _slow_path(parent)

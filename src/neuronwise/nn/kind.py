@@ -127,6 +127,14 @@ class Kind:
             raise InvalidArgumentError(f"A kind is saved as name and formula, not as {sorted(values)}.")
         return _of_formula(Formula.from_dict(values["formula"]), str(values["name"]))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kind:
+        """Return itself: nothing in it can change."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Pickle as text, where there is one."""
+        return super().__reduce__() if self.formula is None else (_of_formula, (self.formula, self.name))
+
     def __str__(self) -> str:
         return self.name
 

@@ -70,6 +70,8 @@ class NeuronLayer(nn.Module):
             raise InvalidArgumentError(f"momentum must be above 0 and at most 1, not {momentum}.")
         self._neurons, self._inputs, self._groups = neurons, inputs, groups
         self._layout = Layout.of(self.kind, bias=bias)
+        self._reads_inputs, self._is_linear = self.kind.combine.needs_inputs, self.kind.is_linear
+        self._is_sum = self.kind.is_sum
         features = tuple(
             None if base.text == "x" else Feature.of(base, standardise=normalise, clip=self.clip)
             for base in self.kind.lift
@@ -213,7 +215,7 @@ class NeuronLayer(nn.Module):
             layout.groups, self._lifts, self._group_weights(), self._group_biases(), strict=True
         ):
             outputs.append(self._affine(lift(x, axis, normaliser), weight, bias))
-            if self.kind.is_sum:
+            if self._is_sum:
                 return outputs[0]
             blocks = (len(group.blocks), -1)
             shape = blocks if self._groups == 1 else (self._groups, *blocks)

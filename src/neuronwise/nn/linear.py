@@ -98,9 +98,9 @@ class NeuronLinear(NeuronLayer):
         Returns:
             ``(..., out_features)``.
         """
-        if self.kind.is_linear:
+        if self._is_linear:
             return F.linear(input, self.weight, self.bias)
-        inputs = input.unsqueeze(-2) if self.kind.combine.needs_inputs else None
+        inputs = input.unsqueeze(-2) if self._reads_inputs else None
         return self._run(input, self._normaliser(input), inputs)
 
     def extra_repr(self) -> str:
