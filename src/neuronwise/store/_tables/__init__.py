@@ -1,0 +1,3 @@
+"""The tables of every verb, one file a verb."""
+
+__all__: list[str] = []
