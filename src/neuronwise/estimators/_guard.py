@@ -75,9 +75,9 @@ def judge(
 
     In every fold the formula is searched and networks of both kinds are trained, three of each from the same seeds,
     without the held-out fifth; their own validation parts are taken from the rest. The gain is tested with the
-    corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52:239, section 3), whose variance allows for training
-    parts that overlap: the folds are not independent, and a plain t-test would find a gain where there is none. For
-    classes the error rate must not rise either.
+    corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52:239, section 3), whose variance allows
+    for training parts that overlap: the folds are not independent, and a plain t-test would find a gain where there is
+    none. For classes the error rate must not rise either.
 
     Args:
         table: The rows.

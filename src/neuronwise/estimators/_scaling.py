@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from neuronwise.errors import InvalidArgumentError
+
 __all__ = ["Scaler"]
 
 _ROUNDS = 2
+LARGEST_RAW = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +49,31 @@ class Scaler:
             usable = deviation > 0
             centre, spread = np.where(usable, mean, centre), np.where(usable, deviation, spread)
         return cls(centre, _safe(spread, values), clip)
+
+    @classmethod
+    def of_formula_inputs(
+        cls, values: NDArray[np.float64], weight: NDArray[np.float64], clip: float, scale: str
+    ) -> Scaler:
+        """Choose how the inputs of a formula are scaled, by the rule of :func:`neuronwise.discover.discover`.
+
+        Args:
+            values: Shape (n, d).
+            weight: Of each row, (n,).
+            clip: Standard deviations at which standardised inputs are clipped.
+            scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
+                between 0.1 and 10, for then the formula is about the inputs themselves; ``"standard"`` or ``"none"``.
+
+        Raises:
+            InvalidArgumentError: If there is no such rule.
+        """
+        if scale not in ("auto", "standard", "none"):
+            raise InvalidArgumentError(f"scale must be 'auto', 'standard' or 'none', not {scale!r}.")
+        moving = np.ptp(values, axis=0) > 0
+        spread = _moments(values, weight[:, None])[1][moving]
+        fits = np.abs(values).max() <= LARGEST_RAW and bool(((spread >= 0.1) & (spread <= 10)).all())
+        if scale == "none" or (scale == "auto" and fits):
+            return cls(np.zeros(values.shape[1]), np.ones(values.shape[1]))
+        return cls.of_inputs(values, weight, clip)
 
     @classmethod
     def of_targets(cls, values: NDArray[np.float64], weight: NDArray[np.float64]) -> Scaler:

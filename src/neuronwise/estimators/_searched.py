@@ -102,7 +102,7 @@ def scaled_design(
         if not np.isfinite(part).all():
             row = int(np.argwhere(~np.isfinite(part))[0][0])
             raise InvalidArgumentError(
-                f"The term {column.name} is not finite in row {row} of the standardised inputs. Leave it out, or clip "
+                f"The term {column.name} is not finite in row {row} of the scaled inputs. Leave it out, or clip "
                 "the inputs to where it is defined."
             )
     design = np.hstack([np.zeros((len(Z), 0)), *parts])

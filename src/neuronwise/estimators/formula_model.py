@@ -38,6 +38,7 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
     formula: Any
     method: Any
     bases: Any
+    scale: str
     clip: float
     random_state: Any
     n_features_in_: int
@@ -47,7 +48,7 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Find the columns and return them standardised, with means and deviations."""
         clip = check_clip(self.clip)
-        self.input_scaler_ = Scaler.of_inputs(X, weight, clip)
+        self.input_scaler_ = Scaler.of_formula_inputs(X, weight, clip, self.scale)
         Z = self.input_scaler_.apply(X)
         weighted = np.ptp(weight) > 0
         self._columns, found = columns_for(
@@ -134,7 +135,7 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
 
 
 class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type: ignore[misc]
-    """Regression by a formula: its terms on standardised inputs, with weights by least squares.
+    """Regression by a formula: its terms, with weights by least squares.
 
     The model can be read: :attr:`formula_` is all of it. A term with a weight vector, ``<w1, sin(x)>``, has a
     weight for each input; a term without, ``sin(x)``, has one for the sum over the inputs.
@@ -147,14 +148,16 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         bases: Base functions of the search: a preset, a text, or several.
         alpha: Penalty on the weights of the standardised columns, as in ``sklearn.linear_model.Ridge``; small, so
             that it does no more than choose among equals.
+        scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
+            between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
         clip: Standard deviations at which standardised inputs are clipped.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
-        formula_: The model in standardised inputs, with its numbers; with several outputs the first one's.
+        formula_: The model with its numbers, in inputs scaled by ``input_scaler_``; with several outputs the first one's.
         formulas_: The model of every output.
         discovery_: What the search found, or None.
-        input_scaler_: How inputs are standardised.
+        input_scaler_: How inputs are scaled.
         n_features_in_: Number of inputs.
         feature_names_in_: Their names, where the fit saw a DataFrame.
 
@@ -174,6 +177,7 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         method: Any = "group",
         bases: Any = "default",
         alpha: float = 1e-6,
+        scale: str = "auto",
         clip: float = 5.0,
         random_state: Any = 0,
     ) -> None:
@@ -181,6 +185,7 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         self.method = method
         self.bases = bases
         self.alpha = alpha
+        self.scale = scale
         self.clip = clip
         self.random_state = random_state
 
@@ -243,6 +248,8 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
         bases: As there.
         C: Inverse strength of the penalty on the weights of the standardised columns, as in
             ``sklearn.linear_model.LogisticRegression``.
+        scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
+            between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
         clip: Standard deviations at which standardised inputs are clipped.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
@@ -251,7 +258,7 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
         formulas_: The logits of all classes, or the log odds alone where there are two.
         classes_: The labels, sorted.
         discovery_: What the search found, or None.
-        input_scaler_: How inputs are standardised.
+        input_scaler_: How inputs are scaled.
         n_features_in_: Number of inputs.
         feature_names_in_: Their names, where the fit saw a DataFrame.
 
@@ -269,6 +276,7 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
         method: Any = "group",
         bases: Any = "default",
         C: float = 1.0,
+        scale: str = "auto",
         clip: float = 5.0,
         random_state: Any = 0,
     ) -> None:
@@ -276,6 +284,7 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
         self.method = method
         self.bases = bases
         self.C = C
+        self.scale = scale
         self.clip = clip
         self.random_state = random_state
 

@@ -33,7 +33,7 @@ MOST_CODES = 20
 
 
 class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
-    """Features that a search selects: each base function found, of each standardised input.
+    """Features that a search selects: each base function found, of each input.
 
     Put it before any learner: ``make_pipeline(BaseFunctionTransformer(), Ridge())``.
 
@@ -43,13 +43,15 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         bases: Base functions: a preset of :data:`neuronwise.formula.PRESETS`, a text ``"x, x**2, sin(x)"``, or several.
         task: ``"regression"``, ``"classification"``; ``"auto"``: numbers are regression, but whole numbers with at most
             20 different values are labels, as are texts and truth values.
+        scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
+            between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
         clip: Standard deviations at which standardised inputs are clipped.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
-        formula_: What the search found, in standardised inputs; None without a search.
+        formula_: What the search found, in scaled inputs; None without a search.
         discovery_: The search's own result, or None.
-        input_scaler_: How inputs are standardised.
+        input_scaler_: How inputs are scaled.
         n_features_in_: Number of inputs.
         feature_names_in_: Their names, where the fit saw a DataFrame.
 
@@ -66,12 +68,14 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         method: Any = "group",
         bases: Any = "default",
         task: str = "auto",
+        scale: str = "auto",
         clip: float = 5.0,
         random_state: Any = 0,
     ) -> None:
         self.method = method
         self.bases = bases
         self.task = task
+        self.scale = scale
         self.clip = clip
         self.random_state = random_state
 
@@ -82,7 +86,7 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         return tags
 
     def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
-        """Standardise the inputs and select base functions.
+        """Scale the inputs and select base functions.
 
         Args:
             X: Inputs, (n, d).
@@ -104,7 +108,7 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             raise TableError("There is only 1 sample (n_samples = 1): nothing varies.")
         weight = read_weight(sample_weight, inputs)
         kept = weight > 0
-        self.input_scaler_ = Scaler.of_inputs(inputs[kept], weight[kept], clip)
+        self.input_scaler_ = Scaler.of_formula_inputs(inputs[kept], weight[kept], clip, self.scale)
         Z = self.input_scaler_.apply(inputs[kept])
         self.discovery_ = None
         self.formula_: Formula | None = None
