@@ -138,6 +138,17 @@ def test_a_refit_uses_all_rows():
     np.testing.assert_allclose(method.refit(whole, best).predict(X), best.predict(X), atol=1e-4)
 
 
+def test_many_monomials_are_written_as_inner_products():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1500, 12))
+    y = target(rng, X, ("x[i]*x[j]*x[k]",))
+    best = Interactions(form="monomials").search(make_problem(X, y, scale="none"))[0]
+    assert best.terms == ("x[i]*x[j]*x[k]",) and best.figures["monomials"] == 352
+    assert np.mean((best.predict(X) - y) ** 2) < 0.05**2
+    again = Interactions(low_rank=False).search(make_problem(X, y, scale="none"))[0]
+    np.testing.assert_allclose(again.predict(X), best.predict(X), atol=1e-8)
+
+
 def test_rows_of_weight_zero_are_not_there():
     rng = np.random.default_rng(0)
     X = rng.standard_normal((400, 3))

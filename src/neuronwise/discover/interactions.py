@@ -17,7 +17,7 @@ from neuronwise.discover._monomials import Monomials, Subset, as_products, count
 from neuronwise.discover.candidate import Candidate, ranked
 from neuronwise.discover.low_rank import candidate_of, refitted
 from neuronwise.discover.problem import SearchProblem
-from neuronwise.errors import InvalidArgumentError
+from neuronwise.errors import FormulaError, InvalidArgumentError
 from neuronwise.formula import Formula
 
 __all__ = ["Interactions"]
@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 _RANK = 1e-9
 _FITTED = 12  # subsets that are fitted by likelihood: those that the score test puts first
 _KEEP = 6  # subsets that are written as formulas
+_LISTED = 300  # mixed monomials that are written one by one
 _WRITTEN = 200  # products in a formula at most; of more monomials the plain list is shorter
 
 
@@ -99,11 +100,28 @@ class Interactions:
         row = np.ones(problem.n) if problem.weight is None else problem.weight
         columns = [_Columns(group, problem.X, row) for group in groups]
         found = _rated(problem, columns, row)
-        candidates = [self._candidate(problem, columns, one, row) for one in found]
+        candidates = self._written(problem, columns, found, row)
         if self.form == "products" and self.low_rank:
             best = found[0].members
             candidates += self._with_fewer(problem, [groups[member] for member in best])
+        if not candidates:
+            raise InvalidArgumentError(
+                f"The best polynomial of {problem.d} inputs has too many monomials for a formula. Lower order, or "
+                "search products of inner products: method='low_rank'."
+            )
         return ranked(candidates)
+
+    def _written(
+        self, problem: SearchProblem, columns: Sequence[_Columns], found: Sequence[_Rated], row: Array
+    ) -> list[Candidate]:
+        """Return the candidates down to the first that is too long for a formula: worse ones must not stand in."""
+        candidates: list[Candidate] = []
+        for one in found:
+            try:
+                candidates.append(self._candidate(problem, columns, one, row))
+            except FormulaError:
+                break
+        return candidates
 
     def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
         """Return a candidate with its numbers fitted to all rows of a problem; see :class:`Refits`."""
@@ -154,14 +172,7 @@ class Interactions:
             products = [product for g, w in mixed for product in as_products(g.index, w, problem.d)]
             if len(products) <= _WRITTEN:
                 return Form(intercept, powers, tuple(products)).normalised().formula(problem.names)
-        plain = Form(intercept, powers, ())
-        monomials = [
-            f"{float(weight)!r}*" + "*".join(f"x[{i}]" for i in index)
-            for group, w in mixed
-            for index, weight in zip(group.index.tolist(), w, strict=True)
-            if weight
-        ]
-        return Formula(" + ".join([*monomials, plain.text()]), inputs=problem.names, weights=plain.weights())
+        return _listed(Form(intercept, powers, ()), mixed, problem)
 
     def _with_fewer(self, problem: SearchProblem, groups: Sequence[Monomials]) -> list[Candidate]:
         """Return candidates with products of free factors, of the degrees that were found."""
@@ -170,14 +181,38 @@ class Interactions:
             return []
         powers = tuple(sorted(degrees | {group.order for group in groups}))
         offer = Offer(powers, tuple(sorted(degrees)), self.rank, starts=3)
-        extra = _offered(self.order, problem.d) - offer.groups
+        extra = len(groups_of(problem.d, self.order)) - offer.groups
         found = [candidate_of(problem, one) for one in search(problem, offer)[:_KEEP]]
         # What was not offered to this second search was offered to the first.
         return [_charged(one, offer.groups, extra) for one in found]
 
 
-def _offered(order: int, d: int) -> int:
-    return len(groups_of(d, order))
+def _listed(plain: Form, mixed: Sequence[tuple[Monomials, Array]], problem: SearchProblem) -> Formula:
+    """Return a formula with every mixed monomial by itself; of many, those that differ in one input as inner product.
+
+    Args:
+        plain: Powers and intercept.
+        mixed: Groups with the weights of their monomials.
+        problem: The problem.
+    """
+    weights, terms = plain.weights(), []
+    many = sum(len(group.index) for group, _ in mixed) > _LISTED
+    for group, values in mixed:
+        if not many:
+            terms += [
+                f"{float(value)!r}*" + "*".join(f"x[{i}]" for i in index)
+                for index, value in zip(group.index.tolist(), values, strict=True)
+                if value
+            ]
+            continue
+        first, place = np.unique(group.index[:, :-1], axis=0, return_inverse=True)
+        vectors = np.zeros((len(first), problem.d))
+        vectors[place.ravel(), group.index[:, -1]] = values
+        for index, vector in zip(first.tolist(), vectors, strict=True):
+            name = f"w{len(weights) + 1}"
+            weights[name] = vector
+            terms.append("*".join([*(f"x[{i}]" for i in index), f"<{name}, x>"]))
+    return Formula(" + ".join([*terms, plain.text()]), inputs=problem.names, weights=weights)
 
 
 def _charged(one: Candidate, offered: int, extra: int) -> Candidate:
