@@ -23,8 +23,7 @@ SEARCHED = {
 def expected(estimator):
     if isinstance(estimator, TaskNeuronClassifier | TaskNeuronRegressor):
         return STOCHASTIC
-    searches = getattr(estimator, "formula", "auto") == "auto" and estimator.method is not None
-    return SEARCHED if searches else {}
+    return SEARCHED if isinstance(estimator, FormulaRegressor) else {}
 
 
 @parametrize_with_checks(

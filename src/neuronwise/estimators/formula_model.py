@@ -154,7 +154,7 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
-        formula_: The model with its numbers, in inputs scaled by ``input_scaler_``; with several outputs the first one's.
+        formula_: The model with its numbers, in inputs scaled by ``input_scaler_``; of several outputs the first.
         formulas_: The model of every output.
         discovery_: What the search found, or None.
         input_scaler_: How inputs are scaled.
