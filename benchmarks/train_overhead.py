@@ -132,9 +132,9 @@ def seconds_of(step: Callable[[], None], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(width: int, device: str, repeats: int) -> dict[str, dict[str, float]]:
+def measure(width: int, device: str, repeats: int, variants: list[str]) -> dict[str, dict[str, float]]:
     """Return every variant's overhead over the plain step: median of ratios, and the ratio of the fastest steps."""
-    steps = {name: training_step(name, width, device) for name in VARIANTS}
+    steps = {name: training_step(name, width, device) for name in variants}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(repeats):
         order = list(steps) if number % 2 == 0 else list(reversed(steps))
@@ -167,12 +167,17 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--widths", type=int, nargs="+", default=None)
     parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME"
+    )
     options = parser.parse_args()
     widths = options.widths or ([128, 256, 512] if options.device == "cpu" else [512, 2048])
     figures = {}
     torch.set_num_threads(2)
     for width in widths:
-        figures[str(width)] = measure(width, options.device, options.repeats)
+        figures[str(width)] = measure(
+            width, options.device, options.repeats, ["plain", *(v for v in options.variants if v != "plain")]
+        )
         for name, figure in figures[str(width)].items():
             print(
                 f"{width:5d} {name:20s} {figure['overhead']:+7.1%}  fastest {figure['fastest']:+7.1%}",
