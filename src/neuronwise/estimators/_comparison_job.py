@@ -19,8 +19,7 @@ from torch import Tensor
 from neuronwise.discover import discover
 from neuronwise.engine import Block
 from neuronwise.estimators._learners import LEARNERS, Learner, Setting
-from neuronwise.estimators._network import build
-from neuronwise.estimators._neuron import given
+from neuronwise.estimators._network import count_parameters
 
 __all__ = ["METRICS", "RANKED_BY", "FoldJob", "Records", "Split"]
 
@@ -187,29 +186,15 @@ class FoldJob:
 
     def _matched(self, estimator: Any) -> tuple[int, ...]:
         """Return the widest hidden layers, all narrowed alike, with no more parameters than linear neurons have."""
-        kind = given(estimator.formula).kind
+        outputs = len(np.unique(self.target)) if self.setting.classes else 1
+        sizes = {"inputs": self.inputs.shape[1], "outputs": outputs}
+        budget = count_parameters("linear", hidden=self.setting.hidden, linear=True, **sizes)
         widest = self.setting.hidden[0]
-        budget = self._parameters(None, self.setting.hidden)
         for width in range(widest, 0, -1):
             hidden = tuple(max(1, round(one * width / widest)) for one in self.setting.hidden)
-            if self._parameters(kind, hidden) <= budget:
+            if count_parameters(estimator.formula, hidden=hidden, **sizes) <= budget:
                 return hidden
         return (1,) * len(self.setting.hidden)
-
-    def _parameters(self, kind: Any, hidden: Sequence[int]) -> int:
-        """Return how many numbers a network of a kind of neurons learns."""
-        outputs = len(np.unique(self.target)) if self.setting.classes else 1
-        network = build(
-            kind,
-            inputs=self.inputs.shape[1],
-            hidden=hidden,
-            outputs=outputs,
-            activation="relu",
-            task_layers="first",
-            seed=0,
-            dtype=torch.float32,
-        )
-        return sum(parameter.numel() for parameter in network.parameters())
 
     def _scores(self, fitted: Any, test: NDArray[np.int64]) -> tuple[NDArray[Any], dict[str, float]]:
         from sklearn import metrics
