@@ -1,4 +1,4 @@
-"""The data themselves in place of the grid: what finalists are fitted, tuned and rated on."""
+"""The data themselves in place of the grid: what finalists, and all formulas of single inputs, are fitted on."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ class ExactSpace(Space):
 
     inputs: int = 1
 
+    def values(self, node: Node) -> Array | float:
+        """Return the values of a tree on all inputs of all rows (a vector), on the rows (a scalar), or its number."""
+        if node.op == "input":
+            if node.key not in self._values:
+                self._values[node.key] = np.ascontiguousarray(self.points[int(node.value) :: self.inputs])
+            return self._values[node.key]
+        return super().values(node)
+
     def summed(self, values: Array | float) -> Array:
         """Return the sum over the inputs of every row: ``(..., n * d)`` to ``(..., n)``."""
         whole = np.asarray(values)
@@ -45,8 +53,12 @@ class ExactSpace(Space):
         return self.summed(values) if node.kind != "scalar" else values
 
 
-def exact_space(problem: Linearised, functions: Mapping[str, Function]) -> ExactSpace:
-    """Return the exact space of a least-squares problem."""
+def exact_space(
+    problem: Linearised, functions: Mapping[str, Function], rows: NDArray[np.int64] | None = None
+) -> ExactSpace:
+    """Return the exact space of a least-squares problem, of some rows where they are given."""
+    if rows is not None:
+        problem = Linearised(problem.X[rows], problem.response[rows], problem.weight[rows])
     root = np.sqrt(problem.weight)
     target = (problem.response * root[:, None]).T
     one = root / np.linalg.norm(root)

@@ -18,7 +18,7 @@ from neuronwise.discover._genetic_job import Outcome, linearised, spaces_of
 from neuronwise.discover._genetic_space import Space
 from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, rounded, tuned
 from neuronwise.discover._genetic_variation import Individual
-from neuronwise.discover._trees import Node, X, apply, skeleton, text
+from neuronwise.discover._trees import Node, X, apply, input_of, joined, skeleton, text
 from neuronwise.discover.candidate import TIE, Candidate, ranked
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.errors import FormulaError
@@ -97,7 +97,7 @@ class Finish:
         with np.errstate(all="ignore"):
             if not self.settings.coefficients:
                 return self._published()
-            fitted = [self._fit(terms) for terms in [(), (X,), *self._promising(_FINALISTS)]]
+            fitted = [self._fit(terms) for terms in [*self._plainest(), *self._promising(_FINALISTS)]]
             if problem.task == "count":
                 # Counts that vary more than Poisson's law allows would otherwise buy terms that are not there.
                 richest = max(_distinct(fitted), key=lambda one: one.explained)
@@ -109,6 +109,12 @@ class Finish:
                 for place, one in enumerate(fitted[:_FINALISTS])
             ]
         return ranked({str(one.formula): one for one in reversed(made)}.values())
+
+    def _plainest(self) -> list[Individual]:
+        """Return the individuals that are always rated: the constant and the linear ones."""
+        inputs = self.settings.inputs
+        leaves = joined(map(input_of, range(self.problem.d)))
+        return [(), *([(X,)] if inputs != "single" else []), *([leaves] if inputs != "shared" else [])]
 
     def _promising(self, count: int) -> list[Individual]:
         """Return the individuals with the lowest criterion, by their errors in the search."""

@@ -17,7 +17,6 @@ from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, tu
 from neuronwise.discover._genetic_variation import (
     Grammar,
     Individual,
-    catalogue,
     cross,
     mutate,
     seedling,
@@ -35,6 +34,7 @@ _COEFFICIENT = 2  # what a term counts beside its nodes
 _CONSTANT = 3  # what a constant counts beside its node unless it is a simple number
 _BANK = 1500  # terms that are remembered for adding to an elite
 _BANK_SIZE = 9  # no larger ones
+_SINGLE_BANK_SIZE = 18  # the same of single inputs, each of which is a leaf
 _ADDED = 3  # terms that are tried for each elite
 _SETTLED = 6  # generations without a simpler form after which a formula without error is final
 _FIRST_STEPS = 2
@@ -95,7 +95,7 @@ class Island:
         rows: Number of rows of the data.
         inputs: Number of inputs.
         population: The members at the start; empty: random ones.
-        share: Which part of the catalogue of small forms is tried first: ``(first, step)``; None: none.
+        forms: Starting forms, tried first.
         front: The best member of each size so far.
     """
 
@@ -106,7 +106,7 @@ class Island:
     rows: int
     inputs: int
     population: list[Member] = field(default_factory=list)
-    share: tuple[int, int] | None = None
+    forms: Sequence[Individual] = ()
     front: dict[int, Member] = field(default_factory=dict)
     evaluations: int = 0
     _tuned: dict[str, None] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class Island:
         with np.errstate(all="ignore"):
             if len(self.population) < self.settings.population:
                 self.population += self._judge(self._first(rng)[len(self.population) :])
-                if self.share is not None:
+                if self.forms:
                     self._sow(rng, deadline)
             best, since = min(member.fitness for member in self.population), 0
             for _ in range(generations):
@@ -143,16 +143,13 @@ class Island:
                     break
 
     def _sow(self, rng: Random, deadline: float | None) -> None:
-        """Add the best small forms of this island's part of the catalogue to the population."""
-        assert self.share is not None
-        first, step = self.share
-        forms = catalogue(self.grammar)[first::step]
-        members = self._judge([(term,) for term in forms])
+        """Add the best starting forms to the population."""
+        members = self._judge(self.forms)
         # Most are told to be hopeless by random constants alone; the best are worth steps.
         for steps, share in ((0, 1.0), (_SOWN_STEPS, _SOWN)):
             members = sorted(members, key=lambda member: (member.fitness, member.key))
             # Undefined with the placeholders is not undefined with others.
-            best = members if steps == 0 else self._distinct(members, round(share * len(forms)))
+            best = members if steps == 0 else self._distinct(members, round(share * len(self.forms)))
             for member in list(best):
                 late = deadline is not None and time.perf_counter() >= deadline
                 if late or any(one.error <= FLOOR for one in self.front.values()):
@@ -310,12 +307,13 @@ class Island:
     def _extended(self, elites: Sequence[Member]) -> list[Individual]:
         """Return elites with the remembered terms that explain most of what they leave."""
         vector = self.spaces[0]
+        kind, size = ("vector", _BANK_SIZE) if self.grammar.shared else ("scalar", _SINGLE_BANK_SIZE)
         for member in elites:
             for term in member.terms:
-                if term.kind == "vector" and term.size <= _BANK_SIZE:
+                if term.kind == kind and term.size <= size:
                     self._bank.setdefault(term.key, term)
         for term in [term for member in self.population for term in member.terms]:
-            if term.kind == "vector" and term.size <= _BANK_SIZE and vector.column(term) is not None:
+            if term.kind == kind and term.size <= size and vector.column(term) is not None:
                 self._bank.setdefault(term.key, term)
         while len(self._bank) > _BANK:
             del self._bank[next(iter(self._bank))]
@@ -327,12 +325,13 @@ class Island:
             return found
         columns = np.array([column for _, column in usable])
         for member in elites:
-            if (
-                any(term.kind == "scalar" for term in member.terms)
-                or len(member.terms) >= self.grammar.max_terms
-            ):
+            if any(term.kind != kind for term in member.terms) or len(member.terms) >= self.grammar.max_terms:
                 continue
-            gains = _gains(np.array([vector.column(term) for term in member.terms]), columns, vector.target)
+            vector.prepare(member.terms)  # memory may have been cleared
+            own = [column for term in member.terms if (column := vector.column(term)) is not None]
+            if len(own) < len(member.terms):
+                continue
+            gains = _gains(np.array(own).reshape(len(own), columns.shape[1]), columns, vector.target)
             for place in np.argsort(-gains, kind="stable")[:_ADDED]:
                 found.append(joined([*member.terms, usable[int(place)][0]]))
         return found

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuronwise.discover._deviance import likelihood_of
+from neuronwise.discover._genetic_exact import ExactSpace, exact_space
 from neuronwise.discover._genetic_island import Island, Member
+from neuronwise.discover._genetic_products import product_forms
 from neuronwise.discover._genetic_space import Linearised, Space, curve_space, grid_of, row_space
-from neuronwise.discover._genetic_variation import Grammar, Individual
+from neuronwise.discover._genetic_variation import Grammar, Individual, catalogue
 from neuronwise.discover._trees import Node
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.engine import Block
@@ -30,6 +32,7 @@ __all__ = ["IslandJob", "Outcome", "linearised", "seed_of"]
 Array = NDArray[np.float64]
 
 _ROWS = 500  # rows that scalar terms are fitted on during the search
+_SINGLE_SIZE = 2  # how much larger trees may be where each input is a leaf of its own
 _MIGRANTS = 0.25  # share of a population that the next epoch goes on from
 _EXPLAINED = (
     1e-6  # unexplained share, each degree of freedom counted, below which vector terms are all there is
@@ -119,21 +122,17 @@ class IslandJob:
         if self._spaces is None:
             self._spaces = spaces_of(settings, problem, self.predictor)
         vector, mixed = self._spaces
-        # Scalar terms get islands of their own: everywhere else individuals are fitted on the compressed curve.
-        scalars = 0.0 if mixed is None or (settings.islands > 1 and number % 4 != 3) else settings.scalars
-        grammar = Grammar(settings.functions, scalars, settings.max_size, settings.max_terms)
+        grammar = grammar_of(settings, problem, number, scalars=mixed is not None)
         island = Island(
             settings,
             grammar,
-            (vector, mixed),
+            (vector, mixed if grammar.scalars or grammar.inputs else None),
             seed_of(problem.seed, number, self.epoch),
             problem.n,
             problem.d,
         )
-        if mixed is not None and scalars == 0:
-            island.spaces = (vector, None)
         if settings.catalogue and self.epoch == 0:
-            island.share = (number, settings.islands)
+            island.forms = self._forms(number, grammar, deadline)
         island.begin(self.populations[number])
         island.run(self.generations, deadline=deadline)
         ordered = sorted(island.population, key=lambda member: (member.fitness, member.key))
@@ -145,23 +144,76 @@ class IslandJob:
             min((member.error for member in island.front.values()), default=1.0),
         )
 
+    def _forms(self, number: int, grammar: Grammar, deadline: float | None) -> list[Individual]:
+        """Return an island's part of the starting forms."""
+        assert self._spaces is not None
+        settings, problem = self.settings, self.problem
+        found: list[Individual] = []
+        if grammar.shared:
+            found += [(term,) for term in catalogue(grammar)[number :: settings.islands]]
+        space = self._spaces[1]
+        if grammar.inputs and isinstance(space, ExactSpace):
+            y = None
+            if problem.task == "regression" and problem.outputs == 1:
+                y = problem.targets[rows_of(problem), 0]
+            step = settings.islands if not grammar.shared else max(1, settings.islands // 2)
+            first = number if not grammar.shared else number // 2
+            found += product_forms(grammar, space, y, (first, step), deadline)
+        return found
+
+
+def grammar_of(settings: Genetic, problem: SearchProblem, number: int, *, scalars: bool) -> Grammar:
+    """Return what the trees of an island are made of.
+
+    Args:
+        settings: The search's settings.
+        problem: The problem.
+        number: The island. With shared inputs every fourth has scalar terms: everywhere else individuals are fitted
+            on the compressed curve. With both kinds of inputs every second has everything.
+        scalars: Whether scalar terms are wanted at all.
+    """
+    alone = settings.islands == 1
+    if settings.inputs == "shared":
+        share = settings.scalars if scalars and (alone or number % 4 == 3) else 0.0
+        return Grammar(settings.functions, share, settings.max_size, settings.max_terms)
+    size = _SINGLE_SIZE * settings.max_size
+    if settings.inputs == "single":
+        return Grammar(settings.functions, 0.0, size, settings.max_terms, inputs=problem.d, shared=False)
+    if scalars and (alone or number % 2 == 1):
+        return Grammar(settings.functions, settings.scalars, size, settings.max_terms, inputs=problem.d)
+    return Grammar(settings.functions, 0.0, settings.max_size, settings.max_terms)
+
+
+def rows_of(problem: SearchProblem) -> NDArray[np.int64]:
+    """Return the rows that scalar terms are fitted on during the search."""
+    rows = np.arange(problem.n)
+    if problem.n <= _ROWS:
+        return rows
+    return np.sort(np.random.default_rng(seed_of(problem.seed, 0, -1)).permutation(rows)[:_ROWS])
+
 
 def spaces_of(
     settings: Genetic, problem: SearchProblem, predictor: Array | None
 ) -> tuple[Space, Space | None]:
     """Return where individuals are fitted: with vector terms only, and with scalar terms (None: there is no need)."""
     linear = linearised(problem, predictor)
-    points = grid_of(problem.X, settings.grid)
     table = settings.table
+    if settings.inputs == "single":
+        # The points of an exact space are all inputs of all rows, but its scalars are one number a row.
+        space = exact_space(linear, table, rows_of(problem))
+        space.memory *= problem.d
+        return space, space
+    points = grid_of(problem.X, settings.grid)
     vector = curve_space(linear, points, table)
-    if not settings.coefficients or settings.scalars == 0 or problem.d == 1:
+    unneeded = settings.scalars == 0 or problem.d == 1
+    if not settings.coefficients or (unneeded and settings.inputs == "shared"):
         return vector, None
     left = problem.n - len(points)
     if left > 0 and vector.rest / left <= _EXPLAINED * vector.total / problem.n:
         return vector, None
-    rows = np.arange(problem.n)
-    if problem.n > _ROWS:
-        rows = np.sort(np.random.default_rng(seed_of(problem.seed, 0, -1)).permutation(problem.n)[:_ROWS])
+    rows = rows_of(problem)
+    if settings.inputs == "both":
+        return vector, exact_space(linear, table, rows)
     return vector, row_space(linear, points, table, rows)
 
 

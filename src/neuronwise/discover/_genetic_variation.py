@@ -13,6 +13,7 @@ from neuronwise.discover._trees import (
     Node,
     X,
     constant,
+    input_of,
     joined,
     make,
     replaced,
@@ -29,6 +30,10 @@ Individual = tuple[Node, ...]
 _AFFINE = 0.45  # how often the argument of a function gets a factor or an offset
 _LEAF = 0.35
 _INVERSE = 0.25  # of the products with a second factor: how many are quotients
+_SINGLE_INVERSE = 0.4  # the same of single inputs
+#: Where the choice of what to grow ends for functions, powers and sums; the rest are products.
+_SHARES = (0.45, 0.6, 0.75)
+_SINGLE_SHARES = (0.3, 0.4, 0.6)
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Grammar:
         max_size: Nodes of a term at most.
         max_terms: Terms of an individual at most.
         depth: Levels of a new tree at most.
+        inputs: Number of single inputs that are leaves; 0: none are.
+        shared: Whether there are vectors of all inputs.
     """
 
     functions: tuple[str, ...]
@@ -48,6 +55,16 @@ class Grammar:
     max_size: int
     max_terms: int
     depth: int = 3
+    inputs: int = 0
+    shared: bool = True
+
+    def leaf(self, rng: Random, *, single: bool) -> Node:
+        """Return one input, or the vector of all."""
+        return input_of(rng.randrange(self.inputs)) if single else X
+
+    def is_single(self, rng: Random) -> bool:
+        """Draw whether a new scalar is one of single inputs."""
+        return self.inputs > 0 and (not self.shared or rng.random() < 0.5)
 
 
 def catalogue(grammar: Grammar) -> list[Node]:
@@ -96,38 +113,43 @@ def number(rng: Random) -> Node:
 
 
 def _term(grammar: Grammar, rng: Random) -> Node:
+    if grammar.is_single(rng):
+        return _tree(grammar, rng, rng.randint(1, grammar.depth), single=True)
     if rng.random() < grammar.scalars:
         return _scalar(grammar, rng)
-    return _vector(grammar, rng, rng.randint(1, grammar.depth))
+    return _tree(grammar, rng, rng.randint(1, grammar.depth))
 
 
-def _vector(grammar: Grammar, rng: Random, depth: int) -> Node:
-    """Return a vector tree; one that folds to a constant is x instead."""
-    found = _grown(grammar, rng, depth)
-    return found if found.kind == "vector" else X
+def _tree(grammar: Grammar, rng: Random, depth: int, *, single: bool = False) -> Node:
+    """Return a vector tree, or a scalar of single inputs; one that folds to a constant is a leaf instead."""
+    found = _grown(grammar, rng, depth, single=single)
+    return found if found.kind != "constant" else grammar.leaf(rng, single=single)
 
 
-def _grown(grammar: Grammar, rng: Random, depth: int) -> Node:
+def _grown(grammar: Grammar, rng: Random, depth: int, *, single: bool) -> Node:
     if depth <= 0 or rng.random() < _LEAF * (depth < grammar.depth):
-        return X
+        return grammar.leaf(rng, single=single)
+    called, raised, added = _SINGLE_SHARES if single else _SHARES
     kind = rng.random()
-    if kind < 0.45 and grammar.functions:
-        return make(rng.choice(grammar.functions), _argument(grammar, rng, depth - 1))
-    if kind < 0.6:
-        return make(rng.choice(("square", "square", "cube")), _vector(grammar, rng, depth - 1))
-    left = _vector(grammar, rng, depth - 1)
-    if kind < 0.75:
-        other = number(rng) if rng.random() < 0.6 else _vector(grammar, rng, depth - 1)
+    if kind < called and grammar.functions:
+        return make(rng.choice(grammar.functions), _argument(grammar, rng, depth - 1, single=single))
+    if kind < raised:
+        return make(rng.choice(("square", "square", "cube")), _tree(grammar, rng, depth - 1, single=single))
+    left = _tree(grammar, rng, depth - 1, single=single)
+    if kind < added:
+        other = number(rng) if rng.random() < 0.6 else _tree(grammar, rng, depth - 1, single=single)
         return make("+" if rng.random() < 0.7 else "-", left, other)
+    if single and rng.random() < _SINGLE_INVERSE:
+        return make("/", left, _tree(grammar, rng, depth - 1, single=True))
     if rng.random() < _INVERSE:
         top = constant(1.0) if rng.random() < 0.5 else left
-        bottom = make("+", number(rng), _vector(grammar, rng, depth - 1))
+        bottom = make("+", number(rng), _tree(grammar, rng, depth - 1, single=single))
         return make("/", top, bottom)
-    return make("*", left, _vector(grammar, rng, depth - 1))
+    return make("*", left, _tree(grammar, rng, depth - 1, single=single))
 
 
-def _argument(grammar: Grammar, rng: Random, depth: int) -> Node:
-    inner = _vector(grammar, rng, depth)
+def _argument(grammar: Grammar, rng: Random, depth: int, *, single: bool) -> Node:
+    inner = _tree(grammar, rng, depth, single=single)
     if rng.random() < _AFFINE:
         inner = make("*", number(rng), inner)
     if rng.random() < _AFFINE / 2:
@@ -137,9 +159,9 @@ def _argument(grammar: Grammar, rng: Random, depth: int) -> Node:
 
 def _scalar(grammar: Grammar, rng: Random) -> Node:
     """Return a product of inner products, or a function of a shifted one: what a neuron can be made of."""
-    total = make("sum", _vector(grammar, rng, rng.randint(0, 1)))
+    total = make("sum", _tree(grammar, rng, rng.randint(0, 1)))
     if rng.random() < 0.4 or not grammar.functions:
-        other = make("sum", _vector(grammar, rng, rng.randint(0, 1)))
+        other = make("sum", _tree(grammar, rng, rng.randint(0, 1)))
         return make("*", total, other)
     inner = make("*", number(rng), total) if rng.random() < 0.7 else total
     if rng.random() < _AFFINE / 2:
@@ -204,17 +226,26 @@ def _merged(terms: Individual, grammar: Grammar, rng: Random) -> Individual:
     if left.kind != right.kind:
         left, right = (make("sum", term) if term.kind == "vector" else term for term in (left, right))
     product = make("*", left, right)
-    if rng.random() < _INVERSE and left.kind == "vector":
-        product = make("/", left, make("+", number(rng), right))
+    if rng.random() < _INVERSE and (left.kind == "vector" or grammar.inputs):
+        plain = grammar.inputs > 0 and rng.random() < 0.5
+        product = make("/", left, right if plain else make("+", number(rng), right))
     return _limited([*rest, *terms_of(product)], grammar, rng)
 
 
 def _new_subtree(term: Node, grammar: Grammar, rng: Random) -> Node:
     position, old = _position(term, rng)
-    if old.kind == "scalar":
-        return replaced(term, position, _scalar(grammar, rng))
-    new = number(rng) if old.kind == "constant" else _vector(grammar, rng, rng.randint(0, grammar.depth - 1))
-    return replaced(term, position, new)
+    if old.kind == "constant":
+        return replaced(term, position, number(rng))
+    return replaced(term, position, _like(old, grammar, rng, grammar.depth - 1))
+
+
+def _like(old: Node, grammar: Grammar, rng: Random, depth: int) -> Node:
+    """Return a new tree of the kind of another, a vector or a scalar."""
+    if old.kind == "vector":
+        return _tree(grammar, rng, rng.randint(0, depth))
+    if grammar.is_single(rng):
+        return _tree(grammar, rng, rng.randint(0, depth), single=True)
+    return _scalar(grammar, rng)
 
 
 def _hoisted(term: Node, grammar: Grammar, rng: Random) -> Node:
@@ -234,8 +265,10 @@ def _wrapped(term: Node, grammar: Grammar, rng: Random) -> Node:
     elif kind < 0.5:
         new = make(rng.choice(tuple(POWERS)), old)
     else:
-        other = _vector(grammar, rng, 1) if old.kind == "vector" else _scalar(grammar, rng)
-        new = make(rng.choice(("*", "*", "+")), old, other)
+        other = _tree(grammar, rng, 1) if old.kind == "vector" else _like(old, grammar, rng, 1)
+        new = make(
+            rng.choice(("*", "*", "/", "/", "+", "-") if grammar.inputs else ("*", "*", "+")), old, other
+        )
     return replaced(term, position, new)
 
 
@@ -250,6 +283,8 @@ def _point(term: Node, grammar: Grammar, rng: Random) -> Node:
     position, old = _position(term, rng)
     if old.op == "c":
         return replaced(term, position, constant(old.value * rng.gauss(1.0, 0.5) or 1.0))
+    if old.op == "input":
+        return replaced(term, position, grammar.leaf(rng, single=True))
     if old.op in BINARY:
         return replaced(term, position, make(rng.choice(BINARY), *old.args))
     if old.op in POWERS or old.op in grammar.functions:

@@ -25,6 +25,7 @@ __all__ = [
     "X",
     "constant",
     "evaluate",
+    "input_of",
     "make",
     "replaced",
     "terms_of",
@@ -41,16 +42,17 @@ _COMMUTATIVE = ("+", "*")
 _EVEN = ("square", "abs", "cos", "cosh", "gauss")
 _ODD = ("sin", "tan", "tanh", "sinh", "atan", "asin", "cube")
 _TINY = 1e-300
-_PLAIN = ("x", "c", *BINARY, "neg", "sum")
+_PLAIN = ("x", "c", "input", *BINARY, "neg", "sum")
 
 
 class Node:
     """A tree. Made by :func:`make` and :func:`constant`, never changed.
 
     Args:
-        op: ``"x"``, ``"c"`` (a constant), an operator, ``"neg"``, a power, ``"sum"`` or the name of a function.
+        op: ``"x"``, ``"c"`` (a constant), ``"input"`` (a single one, a scalar), an operator, ``"neg"``, a power,
+            ``"sum"`` or the name of a function.
         args: Its arguments.
-        value: The number, of a constant.
+        value: The number, of a constant; which one it is, of a single input.
     """
 
     __slots__ = ("args", "constants", "depth", "key", "kind", "op", "size", "value")
@@ -68,6 +70,8 @@ class Node:
             self.kind, self.key = "constant", repr(value)
         elif op == "x":
             self.kind, self.key = "vector", "x"
+        elif op == "input":
+            self.kind, self.key = "scalar", f"x[{value:.0f}]"
         else:
             self.kind = (
                 "scalar"
@@ -92,6 +96,11 @@ class Node:
 def constant(value: float) -> Node:
     """Return a constant; minus zero is zero."""
     return Node("c", (), float(value) + 0.0)
+
+
+def input_of(place: int) -> Node:
+    """Return a single input, which is a scalar."""
+    return Node("input", (), float(place))
 
 
 X = Node("x")
@@ -298,8 +307,8 @@ def apply(op: str, values: list[Any], functions: Mapping[str, Function]) -> Any:
 
 def text(node: Node, number: Callable[[float], str] = repr) -> str:
     """Return the tree as the text of a formula, in brackets wherever they could be needed."""
-    if node.op == "x":
-        return "x"
+    if node.op in ("x", "input"):
+        return node.key
     if node.op == "c":
         return number(node.value) if node.value >= 0 else f"({number(node.value)})"
     parts = [text(arg, number) for arg in node.args]

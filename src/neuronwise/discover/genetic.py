@@ -1,4 +1,4 @@
-"""Genetic vectorised symbolic regression: formulas from outside any library of base functions."""
+"""Genetic symbolic regression, vectorised or of single inputs: formulas from outside any library of base functions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from neuronwise.discover._genetic_finish import Finish
 from neuronwise.discover._genetic_job import IslandJob
@@ -20,16 +20,14 @@ from neuronwise.formula import FUNCTIONS, Function, with_functions
 
 __all__ = ["Genetic"]
 
-_SHARES = (
-    1,
-    2,
-    3,
-)  # how generations are shared among the epochs: the first is short, as easy formulas end there
+#: How generations are shared among the epochs: the first is short, as easy formulas end there.
+_SHARES = (1, 2, 3)
+_SINGLE_SHARES = (1, 1, 1)  # starting forms of single inputs take longer
 
 
 @dataclass(frozen=True)
 class Genetic:
-    """Search formulas of any form by genetic programming, every input passing through the same formula.
+    """Search formulas of any form by genetic programming, by default every input passing through the same formula.
 
     An individual is a sum of up to ``max_terms`` trees. Vector trees are elementwise and stand for the sum over the
     inputs; scalar trees are products and functions of such sums. Each tree has one coefficient, by least squares;
@@ -67,9 +65,13 @@ class Genetic:
         max_size: Weighted nodes of a tree at most: a power counts 2, a function 3.
         max_terms: Trees of an individual at most.
         grid: Points of the grid on the axis.
-        catalogue: Try all small forms first, such as products of two functions of simple arguments, constants tuned.
+        catalogue: Try starting forms first, constants tuned: all small forms, such as products of two functions of
+            simple arguments; of single inputs sums of products that a beam has grown, and functions of such sums.
         functions: Functions that trees may have.
         extra: The user's own functions that may be named in ``functions``.
+        inputs: ``"shared"``: every input passes through the same formula. ``"single"``: formulas of single inputs,
+            ``x[0]*sin(x[1])``, as in ordinary symbolic regression; trees may be twice as large. ``"both"``: every
+            second island has single inputs beside the vector of all and its sums.
         coefficients: Solve for a coefficient for each tree and an offset. False is the published search.
 
     Source: arXiv 2405.02369, section 3.
@@ -108,6 +110,7 @@ class Genetic:
     catalogue: bool = True
     functions: tuple[str, ...] = ("sin", "cos", "exp", "log", "sqrt", "tanh", "abs")
     extra: tuple[Function, ...] = ()
+    inputs: Literal["shared", "single", "both"] = "shared"
     coefficients: bool = True
 
     def __post_init__(self) -> None:
@@ -126,6 +129,10 @@ class Genetic:
             raise InvalidArgumentError(f"epochs must be 1 to {len(_SHARES)}, not {self.epochs}.")
         if self.seconds is not None and not self.seconds > 0:
             raise InvalidArgumentError(f"seconds must be more than 0, not {self.seconds!r}.")
+        if self.inputs not in _INPUTS:
+            raise InvalidArgumentError(f"inputs must be one of {', '.join(_INPUTS)}, not {self.inputs!r}.")
+        if self.inputs != "shared" and not self.coefficients:
+            raise InvalidArgumentError("The published search knows shared inputs only.")
         for name in self.functions:
             if name not in self.table:
                 raise InvalidArgumentError(f"There is no function {name!r}. {closest(name, self.table)}")
@@ -191,7 +198,7 @@ class Genetic:
         populations: list[list[Individual]] = [[] for _ in range(self.islands)]
         finish = Finish(self, problem)
         predictor = None
-        shares = _SHARES[len(_SHARES) - self.epochs :]
+        shares = (_SHARES if self.inputs == "shared" else _SINGLE_SHARES)[len(_SHARES) - self.epochs :]
         for epoch, share in enumerate(shares):
             part = share / sum(shares)
             seconds = None
@@ -212,6 +219,7 @@ class Genetic:
         return finish.candidates()
 
 
+_INPUTS = ("shared", "single", "both")
 _LOWEST: Mapping[str, float] = {
     "population": 4,
     "generations": 1,
