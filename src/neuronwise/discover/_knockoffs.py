@@ -21,6 +21,7 @@ __all__ = ["Blocks", "Decoys", "Maker", "decoy_e_values", "e_bh", "whitened", "w
 
 _RANK = 1e-8  # directions of a group with less than this share of its largest variance are left out
 _SAFE = 0.999  # S stays this far inside the cone, so that the joint products stay positive definite
+_TINY = 1e-9  # ridge, so that a group that others span can be solved for
 _ENTRY = 2.0  # forward selection ends where no group takes away this much more than noise would
 
 
@@ -57,9 +58,9 @@ def whitened(groups: Sequence[NDArray[np.float64]], row: NDArray[np.float64]) ->
         centred = weighted - ones * (ones.T @ weighted)
         scale = np.linalg.norm(centred, axis=0)
         centred = centred / np.where(scale > 1e-12 * np.linalg.norm(weighted, axis=0), scale, np.inf)
-        left, values, _ = np.linalg.svd(centred, full_matrices=False)
-        keep = values**2 > _RANK * max(float(values[0]) ** 2, 1e-300)
-        out.append(np.where(keep, left, 0.0))
+        values, vectors = np.linalg.eigh(centred.T @ centred)
+        keep = values > _RANK * max(float(values[-1]), 1e-300)
+        out.append(centred @ (vectors * np.where(keep, 1 / np.sqrt(np.where(keep, values, 1.0)), 0.0)))
     return Blocks(np.hstack(out), out[0].shape[1])
 
 
@@ -68,18 +69,27 @@ class Decoys:
     """What a statistic sees of a target: the groups with ``copies`` knockoffs of each.
 
     Args:
-        products: Products of all columns, copy by copy, the originals first, ``((M + 1) p, (M + 1) p)``.
-        target: Their products with the target, ``((M + 1) p,)``.
+        sigma: Products of the p original columns with one another, ``(p, p)``; each group's are the identity.
+        apart: What the product of a column with its own copy lacks to 1, ``(p,)``.
+        target: Products of all columns with the target, copy by copy, the originals first, ``((M + 1) p,)``.
         noise: Variance of the target's noise, estimated from what is in none of the columns.
         groups: Number of groups.
         copies: Number of knockoffs of each, M.
     """
 
-    products: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    apart: NDArray[np.float64]
     target: NDArray[np.float64]
     noise: float
     groups: int
     copies: int
+
+    def rows(self, copy: int, columns: slice) -> NDArray[np.float64]:
+        """Return the products of some columns of one copy with all, ``(columns, (M + 1) p)``."""
+        others = self.sigma[columns] - np.diag(self.apart)[columns]
+        rows = np.tile(others, self.copies + 1)
+        rows[:, copy * len(self.apart) : (copy + 1) * len(self.apart)] = self.sigma[columns]
+        return rows
 
 
 class Maker:
@@ -114,21 +124,13 @@ class Maker:
         self._shrink = np.eye(rank) - gamma * inverse
         along = (copies + 1) * gamma - copies * gamma**2 / values
         self._along = (vectors * np.sqrt(np.maximum(along, 0.0))) @ vectors.T
-        self._project = inverse @ Q.T
+        self._inverse = inverse
         self._Q = Q
-        self._products = self._joint(sigma)
-
-    def _joint(self, sigma: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the products of all columns; empty columns have 1 with themselves and 0 with others."""
-        full = np.eye(self._p)
-        full[np.ix_(self._used, self._used)] = sigma
-        apart = np.zeros((self._p, self._p))
-        apart[self._used, self._used] = self.gamma
-        empty = np.ones(self._p)
-        empty[self._used] = 0.0
-        apart += np.diag(empty)
-        copies = self.copies + 1
-        return np.kron(np.ones((copies, copies)), full - apart) + np.kron(np.eye(copies), apart)
+        self._sigma = np.eye(self._p)
+        self._sigma[np.ix_(used, used)] = sigma
+        # Empty columns have nothing to do with each other, nor with their copies.
+        self._apart = np.ones(self._p)
+        self._apart[used] = gamma
 
     def make(self, y: NDArray[np.float64], rng: np.random.Generator) -> Decoys:
         """Return what a statistic sees of a target.
@@ -138,7 +140,7 @@ class Maker:
             rng: Draws the direction of the knockoffs.
         """
         cross = self._Q.T @ y
-        residual = float(y @ y - cross @ (self._project @ y))
+        residual = float(y @ y - cross @ self._inverse @ cross)
         copies, rank = self.copies, len(self._used)
         # A uniformly random direction of the residual space, seen through M * rank of its coordinates.
         normal = rng.standard_normal((copies, rank))
@@ -151,7 +153,7 @@ class Maker:
         target[0, self._used] = cross
         target[1:, self._used] = fakes
         noise = length * rest / self._left
-        return Decoys(self._products, target.ravel(), max(noise, 1e-300), self.blocks.count, copies)
+        return Decoys(self._sigma, self._apart, target.ravel(), max(noise, 1e-300), self.blocks.count, copies)
 
 
 def wins(decoys: Decoys) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -170,14 +172,17 @@ def wins(decoys: Decoys) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 def _forward(decoys: Decoys) -> NDArray[np.float64]:
     count = (decoys.copies + 1) * decoys.groups
-    size = len(decoys.target) // count
-    rest, target = decoys.products.copy(), decoys.target.copy()
-    importance = np.zeros(count)
-    open_ = np.ones(count, dtype=bool)
+    size = len(decoys.apart) // decoys.groups
+    target = decoys.target.copy()
+    # What the groups taken in leave of each group's own products, and the directions taken in, as seen by all columns.
+    blocks = np.tile(np.eye(size) * (1 + _TINY), (count, 1, 1))
+    taken = np.empty((0, len(target)))
+    importance, open_ = np.zeros(count), np.ones(count, dtype=bool)
     # Noise alone takes away a chi-squared number; the largest of many such is about this.
     limit = size + _ENTRY * (np.sqrt(size * np.log(count)) + np.log(count))
     for _ in range(count):
-        drops = _drops(rest, target, size) / decoys.noise
+        parts = target.reshape(count, size, 1)
+        drops = (parts * np.linalg.solve(blocks, parts)).sum((1, 2)) / decoys.noise
         drops[~open_] = -np.inf
         importance = np.where(open_, drops, importance)
         best = int(drops.argmax())
@@ -185,21 +190,16 @@ def _forward(decoys: Decoys) -> NDArray[np.float64]:
             break
         open_[best] = False
         inside = slice(best * size, (best + 1) * size)
-        block = rest[inside, inside] + 1e-9 * np.eye(size)
-        gain = np.linalg.solve(block, rest[inside])
-        target = target - gain.T @ target[inside]
-        rest = rest - rest[:, inside] @ gain
+        copy, group = divmod(best, decoys.groups)
+        rows = decoys.rows(copy, slice(group * size, (group + 1) * size)) - taken[:, inside].T @ taken
+        lower = np.linalg.cholesky(blocks[best])
+        new = np.linalg.solve(lower, rows)
+        target = target - new.T @ np.linalg.solve(lower, target[inside])
+        seen = new.reshape(size, count, size).transpose(1, 0, 2)
+        blocks = blocks - seen.transpose(0, 2, 1) @ seen
+        blocks[best] = np.eye(size)
+        taken = np.vstack([taken, new])
     return importance
-
-
-def _drops(rest: NDArray[np.float64], target: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    """Return the sum of squares that each group would take away now, ``(groups,)``."""
-    count = len(target) // size
-    at = np.arange(count)
-    blocks = rest.reshape(count, size, count, size)[at, :, at, :] + 1e-9 * np.eye(size)
-    parts = target.reshape(count, size, 1)
-    drops: NDArray[np.float64] = (parts * np.linalg.solve(blocks, parts)).sum((1, 2))
-    return drops
 
 
 def decoy_e_values(

@@ -267,11 +267,10 @@ def _representatives(groups: Sequence[NDArray[np.float64]], distinct: float) -> 
     for number, group in enumerate(groups):
         used = group[:, (group**2).sum(0) > 0.5]
         left = used - basis @ (basis.T @ used)
-        vectors, values, _ = np.linalg.svd(left, full_matrices=False)
-        shares = values**2
+        shares, turn = np.linalg.eigh(left.T @ left)
         if len(shares) and shares.mean() >= distinct and shares.min() >= distinct / 3:
             standing.append(number)
-            basis = np.hstack([basis, vectors])
+            basis = np.hstack([basis, left @ (turn / np.sqrt(shares))])
             continue
         before = sorted(set(standing))
         nearest = max(before, key=lambda at: float(((groups[at].T @ group) ** 2).sum()), default=number)
