@@ -24,7 +24,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
         0: "all went well",
         1: "a check ran and failed",
-        2: "wrong usage: an option, or a neuron, site or column that is not there",
+        2: "wrong usage: an option, a formula, or a neuron, site or column that is not there",
         3: "the model or the corpus cannot be used",
         4: "a result folder is missing or broken, or cannot be written",
         5: "an optional package is not installed",
@@ -42,6 +42,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (errors.PatchError, 3),
     (errors.AddressError, 2),
     (errors.InvalidArgumentError, 2),
+    (errors.FormulaError, 2),
     (OSError, 3),
 )
 

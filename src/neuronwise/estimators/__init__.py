@@ -5,6 +5,7 @@ from neuronwise.estimators.classifier import TaskNeuronClassifier
 from neuronwise.estimators.compare import compare
 from neuronwise.estimators.comparison import Comparison
 from neuronwise.estimators.formula_model import FormulaClassifier, FormulaRegressor
+from neuronwise.estimators.loading import load_estimator
 from neuronwise.estimators.regressor import TaskNeuronRegressor
 from neuronwise.estimators.transformer import BaseFunctionTransformer
 
@@ -17,4 +18,5 @@ __all__ = [
     "TaskNeuronClassifier",
     "TaskNeuronRegressor",
     "compare",
+    "load_estimator",
 ]

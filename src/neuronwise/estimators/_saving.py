@@ -20,7 +20,7 @@ from neuronwise.errors import (
 )
 from neuronwise.files import atomic_folder, sha256_file
 
-__all__ = ["Saved", "labels_from", "labels_to", "read", "write"]
+__all__ = ["Saved", "class_name", "labels_from", "labels_to", "read", "write"]
 
 FORMAT = "neuronwise.estimator"
 VERSION = 1
@@ -106,6 +106,15 @@ def read(cls: type[Estimator], folder: Path) -> Estimator:
         ) from error
     estimator.discovery_ = _discovery(folder) if about["discovery"] else None
     return estimator
+
+
+def class_name(folder: Path) -> str:
+    """Return the name of the class of a saved estimator.
+
+    Raises:
+        NotAResultError: If the folder is not one.
+    """
+    return str(_about(folder)["class"])
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import typer
 
 from neuronwise.cli.design.options import (
     Bases,
+    Confidence,
+    ConfidenceBy,
     Drop,
     DropMissing,
     Encode,
@@ -34,14 +36,6 @@ EXAMPLES = (
 )
 
 _SHOWN = 8
-
-
-class Confidence(StrEnum):
-    """How sure we are of each term is found out by this."""
-
-    stability = "stability"
-    knockoffs = "knockoffs"
-    none = "none"
 
 
 class Scale(StrEnum):
@@ -69,10 +63,7 @@ def discover(
     ] = "group",
     bases: Bases = "default",
     task: TaskName = Task.auto,
-    confidence: Annotated[
-        Confidence,
-        typer.Option("--confidence", help="How sure we are of each base function, found out by what."),
-    ] = Confidence.stability,
+    confidence: ConfidenceBy = Confidence.stability,
     resamples: Annotated[
         int,
         typer.Option("--resamples", min=2, metavar="N", help="Searches on parts of the rows, for stability."),

@@ -110,10 +110,9 @@ def fit(
         screen.line(f"Neurons: {model.formula_}", style="bold")
         if model.guard_ is not None:
             screen.prose(str(model.guard_))
-        best = history.loc[history["validation_loss"].idxmin()]
         screen.line(
-            f"{parameters:,} parameters, {len(history)} epochs; validation loss {best['validation_loss']:.4g} "
-            f"after epoch {int(best['epoch'])}."
+            f"{parameters:,} parameters, {len(history)} epochs; validation loss {model.best_loss_:.4g} after epoch "
+            f"{model.best_epoch_}."
         )
         screen.line(f"Saved in {out}. Use it: neuronwise design predict {out} TABLE --out predicted.csv")
 

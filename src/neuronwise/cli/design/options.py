@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Bases",
     "Checkpoint",
+    "Confidence",
+    "ConfidenceBy",
     "Drop",
     "DropMissing",
     "Encode",
@@ -78,7 +80,7 @@ class Task(StrEnum):
     auto = "auto"
     regression = "regression"
     classification = "classification"
-    count = "count"
+    counts = "count"
 
 
 TaskName = Annotated[
@@ -91,6 +93,24 @@ Bases = Annotated[
         metavar="TEXT",
         help="The base functions to choose from: default, polynomial, bounded, powers7, log, or your own as in "
         "'x, x**2, sin(3*x)'.",
+    ),
+]
+
+
+class Confidence(StrEnum):
+    """What finds out how sure we are of each base function."""
+
+    stability = "stability"
+    knockoffs = "knockoffs"
+    none = "none"
+
+
+ConfidenceBy = Annotated[
+    Confidence,
+    typer.Option(
+        "--confidence",
+        help="How sure we are of each base function: how often it is found on halves of the rows, or whether it beats "
+        "decoys at a false discovery rate.",
     ),
 ]
 Hidden = Annotated[
