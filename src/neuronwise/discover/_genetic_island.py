@@ -306,20 +306,21 @@ class Island:
 
     def _extended(self, elites: Sequence[Member]) -> list[Individual]:
         """Return elites with the remembered terms that explain most of what they leave."""
-        vector = self.spaces[0]
-        kind, size = ("vector", _BANK_SIZE) if self.grammar.shared else ("scalar", _SINGLE_BANK_SIZE)
+        space, kinds, size = self.spaces[0], ("vector",), _BANK_SIZE
+        if self.grammar.inputs and self.spaces[1] is not None:
+            space, kinds, size = self.spaces[1], ("vector", "scalar"), _SINGLE_BANK_SIZE
         for member in elites:
             for term in member.terms:
-                if term.kind == kind and term.size <= size:
+                if term.kind in kinds and term.size <= size:
                     self._bank.setdefault(term.key, term)
         for term in [term for member in self.population for term in member.terms]:
-            if term.kind == kind and term.size <= size and vector.column(term) is not None:
+            if term.kind in kinds and term.size <= size and space.column(term) is not None:
                 self._bank.setdefault(term.key, term)
         while len(self._bank) > _BANK:
             del self._bank[next(iter(self._bank))]
         terms = list(self._bank.values())
-        vector.prepare(terms)
-        usable = [(term, column) for term in terms if (column := vector.column(term)) is not None]
+        space.prepare(terms)
+        usable = [(term, column) for term in terms if (column := space.column(term)) is not None]
         found: list[Individual] = []
         if not usable:
             return found
@@ -327,11 +328,11 @@ class Island:
         for member in elites:
             if any(term.kind != kind for term in member.terms) or len(member.terms) >= self.grammar.max_terms:
                 continue
-            vector.prepare(member.terms)  # memory may have been cleared
-            own = [column for term in member.terms if (column := vector.column(term)) is not None]
+            space.prepare(member.terms)  # memory may have been cleared
+            own = [column for term in member.terms if (column := space.column(term)) is not None]
             if len(own) < len(member.terms):
                 continue
-            gains = _gains(np.array(own).reshape(len(own), columns.shape[1]), columns, vector.target)
+            gains = _gains(np.array(own).reshape(len(own), columns.shape[1]), columns, space.target)
             for place in np.argsort(-gains, kind="stable")[:_ADDED]:
                 found.append(joined([*member.terms, usable[int(place)][0]]))
         return found

@@ -158,7 +158,8 @@ class IslandJob:
                 y = problem.targets[rows_of(problem), 0]
             step = settings.islands if not grammar.shared else max(1, settings.islands // 2)
             first = number if not grammar.shared else number // 2
-            found += product_forms(grammar, space, y, (first, step), deadline)
+            with np.errstate(all="ignore"):
+                found += product_forms(grammar, space, y, (first, step), deadline)
         return found
 
 

@@ -26,7 +26,9 @@ _STENCIL = 6  # points of the grid that interpolate between two of them
 _BLOCK = 4096  # rows whose interpolation is held at once
 _LARGEST = 1e8  # of a value on the grid; beyond it nothing is left of the digits
 _FLAT = 1e-9  # a column whose part beside the constant is smaller than this share of its values is constant
-_DEPENDENT = 1e-7  # what is left of a unit column that depends on the others
+_DEPENDENT = (
+    1e-4  # what is left of a unit column that depends on the others: terms must not cancel to four digits
+)
 
 
 @dataclass(frozen=True)

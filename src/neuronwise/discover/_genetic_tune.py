@@ -27,6 +27,7 @@ _SCAN_SD = 2.5
 _PATTERNS = 3
 _PERFECT = 1e-26  # of the total squares: rounding is all that is left
 _ROUNDING_STEPS = 4
+_LARGEST = 1e6  # of a constant inside a tree: a larger one only makes the rest of it vanish
 #: Residual squares below this share of the total count as none: what is left is rounding.
 FLOOR = 1e-12
 
@@ -105,6 +106,7 @@ def _errors(terms: Individual, settings: Array, space: Space) -> Array:
     columns = _columns(terms, settings, space)
     norms = np.linalg.norm(columns, axis=2, keepdims=True)
     fine = (np.isfinite(norms) & (norms > 1e-12)).all(axis=(1, 2))
+    fine &= (np.abs(settings) <= _LARGEST).all(axis=1)
     safe = np.where(fine[:, None, None], columns / np.where(fine[:, None, None], norms, 1.0), 0.0)
     return np.where(fine, residual_squares(safe, space.target) + space.rest, np.inf)
 
