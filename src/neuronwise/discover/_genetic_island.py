@@ -306,9 +306,9 @@ class Island:
 
     def _extended(self, elites: Sequence[Member]) -> list[Individual]:
         """Return elites with the remembered terms that explain most of what they leave."""
-        space, kinds, size = self.spaces[0], ("vector",), _BANK_SIZE
+        space, kinds, size = self.spaces[0], {"vector"}, _BANK_SIZE
         if self.grammar.inputs and self.spaces[1] is not None:
-            space, kinds, size = self.spaces[1], ("vector", "scalar"), _SINGLE_BANK_SIZE
+            space, kinds, size = self.spaces[1], {"vector", "scalar"}, _SINGLE_BANK_SIZE
         for member in elites:
             for term in member.terms:
                 if term.kind in kinds and term.size <= size:
@@ -326,7 +326,10 @@ class Island:
             return found
         columns = np.array([column for _, column in usable])
         for member in elites:
-            if any(term.kind != kind for term in member.terms) or len(member.terms) >= self.grammar.max_terms:
+            if (
+                any(term.kind not in kinds for term in member.terms)
+                or len(member.terms) >= self.grammar.max_terms
+            ):
                 continue
             space.prepare(member.terms)  # memory may have been cleared
             own = [column for term in member.terms if (column := space.column(term)) is not None]
