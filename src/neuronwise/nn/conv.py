@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.nn._normalise import Normalise
 from neuronwise.nn.kind import KindLike
 from neuronwise.nn.layer import NeuronLayer
 
@@ -27,7 +28,7 @@ class _NeuronConv(NeuronLayer):
         plain: nn.Conv1d | nn.Conv2d,
         kind: KindLike,
         *,
-        normalise: bool,
+        normalise: Normalise,
         clip: float | None,
         momentum: float,
         bias: bool,
@@ -58,9 +59,12 @@ class _NeuronConv(NeuronLayer):
                 "meaning under a sliding window. Use NeuronLinear, or inner products such as '<w1, sin(x)>'."
             )
         # Around the picture the standardised base functions are at their average, 0. Bare ones are what they are at 0.
-        features = [feature for lift in self._lifts for feature in lift.features if feature is not None]
-        elsewhere = any(abs(feature.at_zero) > 0 for feature in features) and not normalise
-        self._pads_first = self.padding_mode != "zeros" or (elsewhere and any(self._around))
+        features = [feature for feature in self._features if feature is not None]
+        elsewhere = any(abs(feature.at_zero) > 0 for feature in features) and not self.normalise
+        copies = self.padding_mode != "zeros"
+        # Statistics of features are those of the picture without its copied rim, so these are padded themselves.
+        self._pads_features = copies and bool(self._scaled)
+        self._pads_first = not self._pads_features and (copies or (elsewhere and any(self._around)))
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the neurons' outputs.
@@ -71,13 +75,14 @@ class _NeuronConv(NeuronLayer):
         Returns:
             ``(batch, out_channels, ...)``.
         """
-        normaliser = self._normaliser(input)
-        if self._pads_first:
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            input = F.pad(input, self._around, mode=mode)
+        padded = self._padded(input) if self._pads_first else input
         if self._is_linear:
-            return self._affine(input, self.weight, self.bias)
-        return self._run(input, normaliser, None)
+            return self._affine(padded, self.weight, self.bias)
+        return self._run(self._stacks(input, training=self.training, padded=padded), None)
+
+    def _padded(self, x: Tensor) -> Tensor:
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, self._around, mode=mode)
 
     def extra_repr(self) -> str:
         """Return what is shown between the brackets."""
@@ -95,7 +100,10 @@ class _NeuronConv(NeuronLayer):
         )
 
     def _affine(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = (0,) * len(self.kernel_size) if self._pads_first else self.padding
+        if self._pads_features:
+            features = self._padded(features)
+        padded = self._pads_first or self._pads_features
+        padding = (0,) * len(self.kernel_size) if padded else self.padding
         return self._convolve(features, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     @property
@@ -146,7 +154,7 @@ class NeuronConv1d(_NeuronConv):
         dtype: Any = None,
         *,
         kind: KindLike = "linear",
-        normalise: bool = True,
+        normalise: Normalise = True,
         clip: float | None = None,
         momentum: float = 0.1,
     ) -> None:
@@ -219,7 +227,7 @@ class NeuronConv2d(_NeuronConv):
         dtype: Any = None,
         *,
         kind: KindLike = "linear",
-        normalise: bool = True,
+        normalise: Normalise = True,
         clip: float | None = None,
         momentum: float = 0.1,
     ) -> None:

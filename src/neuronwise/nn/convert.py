@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError, SiteNotFoundError, closest
+from neuronwise.nn._normalise import Normalise
 from neuronwise.nn.conv import NeuronConv1d, NeuronConv2d
 from neuronwise.nn.kind import Kind, KindLike
 from neuronwise.nn.kind import kind as kind_of
@@ -47,7 +48,7 @@ def convert(
     *,
     keep_output: bool = True,
     copy: bool = False,
-    normalise: bool = True,
+    normalise: Normalise = True,
     clip: float | None = None,
     momentum: float = 0.1,
     seed: int = 0,
@@ -71,7 +72,7 @@ def convert(
         kind: The kind of neuron, see :func:`neuronwise.nn.kind`.
         keep_output: Whether the model's outputs must be what they were.
         copy: Convert a copy and leave the model as it is.
-        normalise: See :class:`NeuronLinear`.
+        normalise: See :class:`NeuronLinear`; ``"all"`` changes x, too, and so goes only with ``keep_output=False``.
         clip: See :class:`NeuronLinear`.
         momentum: See :class:`NeuronLinear`.
         seed: For the weights that start at random.
@@ -81,8 +82,9 @@ def convert(
         in training; in evaluation before it the inputs count as standardised.
 
     Raises:
-        InvalidArgumentError: If the kind cannot start as linear; if a layer shares its weight with another module, has
-            hooks or a parametrisation, or is used by its parent without being called; if nothing matches.
+        InvalidArgumentError: If the kind cannot start as linear, or not with that ``normalise``; if a layer shares its
+            weight with another module, has hooks or a parametrisation, or is used by its parent without being called;
+            if nothing matches.
         SiteNotFoundError: If a path or glob matches no module.
 
     Example:
@@ -98,6 +100,11 @@ def convert(
             f"Neurons of kind {wanted.name!r} cannot start as the linear ones they replace: they need a term <w, x> "
             "that can stand alone while all others start at 0 and learn from there. Add x to the formula "
             f"('{wanted.name} + x'), or pass keep_output=False to start at random."
+        )
+    if keep_output and normalise == "all":
+        raise InvalidArgumentError(
+            "With normalise='all' x is standardised, too, and the output would not be what it was. Pass 'features', "
+            "which leaves x as it is, or keep_output=False to start at random."
         )
     if copy:
         model = copying.deepcopy(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from neuronwise.errors import InvalidArgumentError
 from neuronwise.nn._layout import Group, Layout
 from neuronwise.nn._lift import Feature, Lift, Normaliser
 from neuronwise.nn._moments import scale_of, update
+from neuronwise.nn._normalise import Normalise, normalisation
 from neuronwise.nn.combine import Blocks
 from neuronwise.nn.kind import Kind, KindLike
 from neuronwise.nn.kind import kind as kind_of
@@ -32,7 +33,10 @@ class NeuronLayer(nn.Module):
         weight: All weights but the numbers, ``(rows * neurons, width * inputs, ...)``; see :meth:`named_weights`.
         bias: Offsets, ``(offsets * neurons,)``, or None.
         factor: Numbers of neurons that are no offsets, ``(factors * neurons,)``, or None.
-        running_mean: Running mean of each input, where there are base functions to standardise for.
+        normalise: What is standardised: ``"inputs"``, ``"features"``, ``"all"``, or False.
+        running_mean: Running mean of each input ``(inputs,)``, where there are base functions to standardise for. Where
+            features are standardised that of each feature, ``(base functions, inputs)``; convolutions in groups have
+            those of one group after the other, ``(groups * base functions, inputs / groups)``.
         running_var: Its running variance.
         num_batches_tracked: How many batches they have seen.
         kind_text: The formula as bytes, for the state dict to say what it is of; not for kind ``linear``.
@@ -54,7 +58,7 @@ class NeuronLayer(nn.Module):
         *,
         bias: bool,
         groups: int,
-        normalise: bool,
+        normalise: Normalise,
         clip: float | None,
         momentum: float,
         device: Any,
@@ -62,8 +66,9 @@ class NeuronLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.kind: Kind = kind_of(kind)
-        self.normalise, self.momentum = normalise, momentum
-        self.clip = (DEFAULT_CLIP if normalise else math.inf) if clip is None else float(clip)
+        self.normalise, self.momentum = normalisation(normalise), momentum
+        of_inputs = self.normalise == "inputs"
+        self.clip = (DEFAULT_CLIP if of_inputs else math.inf) if clip is None else float(clip)
         if not self.clip > 0:
             raise InvalidArgumentError(f"clip must be above 0, or math.inf for no bound, not {clip}.")
         if not 0 < momentum <= 1:
@@ -72,16 +77,24 @@ class NeuronLayer(nn.Module):
         self._layout = Layout.of(self.kind, bias=bias)
         self._reads_inputs, self._is_linear = self.kind.combine.needs_inputs, self.kind.is_linear
         self._is_sum = self.kind.is_sum
-        features = tuple(
-            None if base.text == "x" else Feature.of(base, standardise=normalise, clip=self.clip)
+        self._features = tuple(
+            None if base.text == "x" else Feature.of(base, standardise=of_inputs, clip=self.clip)
             for base in self.kind.lift
         )
-        self._lifts = tuple(
-            Lift(tuple(features[index] for index in group.bases), self.clip, groups)
-            for group in self._layout.groups
+        self._lifts = tuple(self._lift(group.bases) for group in self._layout.groups)
+        # Base functions whose values are standardised by their own statistics, all lifted at once.
+        self._scaled = tuple(
+            index
+            for index, feature in enumerate(self._features)
+            if self.normalise == "all" or (self.normalise == "features" and feature is not None)
         )
+        if self._is_linear:
+            self._scaled = ()
         # The sizes of features: weights of large ones start small.
-        self._sizes = tuple(1.0 if feature is None else feature.size for feature in features)
+        self._sizes = tuple(
+            1.0 if feature is None or index in self._scaled else feature.size
+            for index, feature in enumerate(self._features)
+        )
         factory = {"device": device, "dtype": dtype}
         rows, width = self._layout.rows, self._layout.width
         shape = (rows * neurons, width * (inputs // groups), *tail)
@@ -94,14 +107,21 @@ class NeuronLayer(nn.Module):
         self.register_parameter(
             "factor", nn.Parameter(torch.empty(factors * neurons, **factory)) if factors else None
         )
-        self._add_buffers(any(feature is not None for feature in features), factory)
+        self._add_buffers(factory)
         self.reset_parameters()
 
-    def _add_buffers(self, lifted: bool, factory: Mapping[str, Any]) -> None:
-        tracks = self.normalise and lifted
+    def _lift(self, bases: tuple[int, ...]) -> Lift:
+        return Lift(tuple(self._features[index] for index in bases), self.clip, self._groups)
+
+    def _add_buffers(self, factory: Mapping[str, Any]) -> None:
+        of_inputs = self.normalise == "inputs" and any(feature is not None for feature in self._features)
+        tracks = of_inputs or bool(self._scaled)
         device = factory["device"]
-        mean = torch.zeros(self._inputs, **factory) if tracks else None
-        variance = torch.ones(self._inputs, **factory) if tracks else None
+        size: tuple[int, ...] = (self._inputs,)
+        if self._scaled:
+            size = (self._groups * len(self._scaled), self._inputs // self._groups)
+        mean = torch.zeros(size, **factory) if tracks else None
+        variance = torch.ones(size, **factory) if tracks else None
         count = torch.tensor(0, dtype=torch.long, device=device) if tracks else None
         self.register_buffer("running_mean", mean)
         self.register_buffer("running_var", variance)
@@ -186,35 +206,73 @@ class NeuronLayer(nn.Module):
                     found[str(self.kind.blocks[index].offset)] = values
         return found
 
-    def _normaliser(self, x: Tensor) -> Normaliser | None:
-        """Return mean and reciprocal deviation of the inputs, after this batch if the layer is in training."""
+    def _normaliser(self, x: Tensor, *, training: bool) -> Normaliser | None:
+        """Return mean and reciprocal deviation of what is standardised.
+
+        Args:
+            x: A batch of it.
+            training: Whether the batch counts, before anything else.
+        """
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return None
-        if self.training:
-            update(
-                x,
-                self.axis,
-                self.running_mean,
-                self.running_var,
-                self.num_batches_tracked,
-                momentum=self.momentum,
-            )
-        return scale_of(self.running_mean, self.running_var)
+        mean, variance = self.running_mean.view(-1), self.running_var.view(-1)
+        if training:
+            update(x, self.axis, mean, variance, self.num_batches_tracked, momentum=self.momentum)
+        return scale_of(mean, variance)
 
-    def _run(self, x: Tensor, normaliser: Normaliser | None, inputs: Tensor | None) -> Tensor:
+    def _stacks(self, x: Tensor, *, training: bool, padded: Tensor | None = None) -> list[Tensor]:
+        """Return what the weights of each group are multiplied with.
+
+        Args:
+            x: The inputs.
+            training: Whether the batch counts in the running statistics.
+            padded: The inputs with what is put around them before the base functions; None: the same.
+        """
+        if self._scaled:
+            scaled = self._standardised(x, training=training)
+            return [self._gathered(x, scaled, group.bases) for group in self._layout.groups]
+        normaliser = self._normaliser(x, training=training)
+        return [lift(x if padded is None else padded, self.axis, normaliser) for lift in self._lifts]
+
+    def _standardised(self, x: Tensor, *, training: bool) -> Tensor:
+        """Return the features that are standardised by their own statistics, stacked, in no less than single precision.
+
+        An addition and a product after the stack, for which autograd keeps nothing but the statistics.
+        """
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        stacked = self._lift(self._scaled)(wide, self.axis, None)
+        normaliser = self._normaliser(stacked, training=training)
+        assert normaliser is not None
+        mean, scale = (part.view(-1, *[1] * (-self.axis - 1)) for part in normaliser)
+        return (stacked - mean).mul_(scale).to(wide.dtype)
+
+    def _gathered(self, x: Tensor, scaled: Tensor, bases: tuple[int, ...]) -> Tensor:
+        """Return some base functions stacked, out of the inputs and the stack of those that are standardised."""
+        if bases == self._scaled:
+            return scaled.to(x.dtype)
+        if all(index not in self._scaled for index in bases):
+            return self._lift(bases)(x, self.axis, None)
+        axis = self.axis
+        parts = torch.unflatten(scaled, axis, (self._groups, len(self._scaled), -1)).unbind(axis - 1)
+        raw = torch.unflatten(x, axis, (self._groups, -1))
+        chosen = [
+            parts[self._scaled.index(index)].to(x.dtype) if index in self._scaled else raw for index in bases
+        ]
+        return torch.stack(chosen, axis - 1).flatten(axis - 2, axis)
+
+    def _run(self, stacks: Sequence[Tensor], inputs: Tensor | None) -> Tensor:
         """Return the layer's output.
 
         Args:
-            x: The inputs, padded if they have to be before the base functions.
-            normaliser: What their arguments are standardised by.
+            stacks: The features of each group.
             inputs: The inputs for a combination that reads them.
         """
         layout, axis = self._layout, self.axis
         outputs = []
-        for group, lift, weight, bias in zip(
-            layout.groups, self._lifts, self._group_weights(), self._group_biases(), strict=True
+        for group, stack, weight, bias in zip(
+            layout.groups, stacks, self._group_weights(), self._group_biases(), strict=True
         ):
-            outputs.append(self._affine(lift(x, axis, normaliser), weight, bias))
+            outputs.append(self._affine(stack, weight, bias))
             if self._is_sum:
                 return outputs[0]
             blocks = (len(group.blocks), -1)

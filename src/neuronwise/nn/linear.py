@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.nn._normalise import Normalise
 from neuronwise.nn.kind import KindLike
 from neuronwise.nn.layer import NeuronLayer
 
@@ -36,9 +37,14 @@ class NeuronLinear(NeuronLayer):
         device: As in torch.
         dtype: As in torch.
         kind: What the neurons do, see :func:`kind`.
-        normalise: Standardise the arguments of base functions. Without it, the layer computes the bare formula.
-        clip: Bound of those arguments: in running standard deviations, or in units of the inputs without ``normalise``.
-            None: 3 with ``normalise``, no bound without; ``math.inf`` for no bound.
+        normalise: What is standardised. ``"inputs"`` (True): the arguments of base functions, as said above.
+            ``"features"``: the values of base functions, each by its own running mean and variance; their arguments are
+            the inputs as they are, so that ``sin(2*x)`` has the period it says, and x stays as it is, too. ``"all"``:
+            the same, x included; such a layer cannot start as the linear one that it replaces. False: nothing, the
+            layer computes the bare formula. Kind ``"linear"`` is torch's layer whatever is said here.
+        clip: Bound of the arguments: in running standard deviations with ``"inputs"``, else in units of the inputs.
+            None: 3 with ``"inputs"``, else no bound; ``math.inf`` for no bound. With ``"features"`` and ``"all"`` give
+            one where inputs may be so large that powers and exponentials of them are not finite.
         momentum: Smallest share of a batch in the running statistics.
 
     Raises:
@@ -67,7 +73,7 @@ class NeuronLinear(NeuronLayer):
         dtype: Any = None,
         *,
         kind: KindLike = "linear",
-        normalise: bool = True,
+        normalise: Normalise = True,
         clip: float | None = None,
         momentum: float = 0.1,
     ) -> None:
@@ -101,7 +107,34 @@ class NeuronLinear(NeuronLayer):
         if self._is_linear:
             return F.linear(input, self.weight, self.bias)
         inputs = input.unsqueeze(-2) if self._reads_inputs else None
-        return self._run(input, self._normaliser(input), inputs)
+        return self._run(self._stacks(input, training=self.training), inputs)
+
+    def features(self, input: Tensor) -> Tensor:
+        """Return the base functions of the inputs as the weights meet them: standardised, bounded, stacked.
+
+        The running statistics are taken as they are, in training too; before the first batch they are means of 0 and
+        variances of 1. For a kind that is a sum of base functions, the output is the inner product of these features
+        with ``weight``, plus ``bias``.
+
+        Args:
+            input: ``(..., in_features)``.
+
+        Returns:
+            ``(..., base functions * in_features)``: base function k of ``kind.lift`` of input i at
+            ``k * in_features + i``.
+
+        Example:
+            >>> import torch
+            >>> layer = NeuronLinear(2, 1, kind="x + x**2", normalise=False)
+            >>> layer.features(torch.tensor([[1.0, 3.0]]))
+            tensor([[1., 3., 1., 9.]])
+        """
+        every = tuple(range(len(self.kind.lift)))
+        if not every:
+            return input[..., :0]
+        if self._scaled:
+            return self._gathered(input, self._standardised(input, training=False), every)
+        return self._lift(every)(input, self.axis, self._normaliser(input, training=False))
 
     def extra_repr(self) -> str:
         """Return what is shown between the brackets."""
