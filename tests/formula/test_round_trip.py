@@ -198,3 +198,12 @@ def test_nothing_of_a_formula_can_be_changed(thing):
     with pytest.raises(AttributeError, match="cannot be changed"):
         thing.functions = {}
     assert copy.deepcopy(thing) == thing
+
+
+def test_copied_and_pickled_nodes_know_what_the_first_knew():
+    root = Formula("x**2 + sin(2*x)*x[0] + <w1, exp(-x)> - pi").root
+    for again in (copy.copy(root), copy.deepcopy(root), pickle.loads(pickle.dumps(root))):
+        assert again == root
+        assert hash(again) == hash(root)
+        assert (again.depth, again.size, again.vector) == (root.depth, root.size, root.vector)
+        assert {again: 1}[root] == 1

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any, Self
 
 __all__ = [
     "Add",
@@ -70,6 +71,18 @@ class Node:
     def payload(self) -> object:
         """What distinguishes it from others with the same children."""
         return None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields alone: the rest is worked out anew, since hashes differ between processes."""
+        return type(self), tuple(getattr(self, each.name) for each in fields(self))  # type: ignore[arg-type]
+
+    def __copy__(self) -> Self:
+        """Return itself: nothing in it can change."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Return itself: nothing in it can change."""
+        return self
 
     def __hash__(self) -> int:
         return self._hash  # type: ignore[attr-defined,no-any-return]
