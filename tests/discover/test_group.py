@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuronwise.discover import Group, Shared, make_problem
+from neuronwise.discover import Group, Shared, _select, make_problem
 from neuronwise.discover._blocks import Block, Columns, Gram
 from neuronwise.discover._select import Settings, fitted, select
 from neuronwise.errors import InvalidArgumentError
@@ -203,7 +203,7 @@ class TestManyInputs:
             assert Group().search(problem)[0].terms == ()
 
     def test_blocks_too_many_for_a_gram_matrix_are_rated_first(self, monkeypatch):
-        monkeypatch.setattr("neuronwise.discover._select._LARGEST", 30)
+        monkeypatch.setattr(_select, "_LARGEST", 30)
         X, y = case(("x**2", "sin(3*x)"), d=5)
         best = Group().search(make_problem(X, y))[0]
         assert set(best.terms) == {"x**2", "sin(3*x)"}
