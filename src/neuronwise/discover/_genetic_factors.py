@@ -98,12 +98,14 @@ class Pool:
                     continue
                 chosen = [*others[:place], product, *others[place:]]
                 if self._unexplained(chosen, rows, root) < _PERFECT * total:
-                    return [*found, chosen]
+                    lean = [chosen[:k] + chosen[k + 1 :] for k in range(len(chosen))]
+                    fine = [one for one in lean if self._unexplained(one, rows, root) < _PERFECT * total]
+                    return [*found, chosen, *fine]
             found.append(chosen)
         return found
 
     def polynomials(self, target: Array, root: Array) -> list[list[Product]]:
-        """Return the sparse polynomials of the first factors that thresholded least squares finds, of each degree.
+        """Return sparse polynomials of the factors that thresholded least squares finds, without and with reciprocals.
 
         A beam takes one product after the other and so misses sums of many alike. Source: sequential thresholding of
         Brunton, Proctor and Kutz 2016 (PNAS 113:3932).
@@ -111,13 +113,18 @@ class Pool:
         root = root[self.rows] / np.linalg.norm(root[self.rows])
         rows = target[:, self.rows] * root
         found: list[list[Product]] = []
-        for degree in _DEGREES:
-            if comb(len(self.nodes) + degree, degree) > _DENSEST * len(self.rows):
-                break
+        powers, fractions = len(self.nodes), len(self.choices)
+        for count, degree in [(count, degree) for count in (powers, fractions) for degree in _DEGREES]:
+            if comb(count + degree, degree) > _DENSEST * len(self.rows):
+                continue
             products: list[Product] = [
                 product
                 for length in range(1, degree + 1)
-                for product in combinations_with_replacement(range(len(self.nodes)), length)
+                for product in combinations_with_replacement(range(count), length)
+                if not any(
+                    self.choices[place] + powers in map(self.choices.__getitem__, product)
+                    for place in product
+                )
             ]
             while products:
                 columns = np.array([root, *(self._column(product, root) for product in products)])

@@ -129,9 +129,11 @@ class Space:
 
     def prepare(self, terms: Iterable[Node]) -> None:
         """Evaluate the columns of terms that are not in memory, all vector terms in one matrix product."""
-        new = {term.key: term for term in terms if term.key not in self._columns}
-        if len(self._columns) * len(self.target.T) > self.memory:
+        if (
+            len(self._columns) * len(self.target.T) > self.memory
+        ):  # first, so that no term asked for is forgotten
             _halve(self._columns)
+        new = {term.key: term for term in terms if term.key not in self._columns}
         groups: dict[str, list[Node]] = {"vector": [], "scalar": []}
         for key, term in new.items():
             if term.kind in groups:

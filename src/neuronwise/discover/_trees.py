@@ -124,6 +124,10 @@ def make(op: str, *args: Node) -> Node:
     if arg.kind == "constant" and op in POWERS:
         return _folded(arg.value ** POWERS[op] if abs(arg.value) < 1e50 else math.nan)
     if op == "sum":
+        if arg.kind == "constant":
+            return constant(
+                math.nan
+            )  # it stands for a multiple that depends on the number of inputs: worthless
         if arg.kind != "vector":
             raise TypeError("Only a vector can be summed.")
         factor, inner = _factor(arg)
