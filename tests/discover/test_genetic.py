@@ -97,7 +97,7 @@ def test_same_seed_gives_the_same_in_another_process_with_another_hash_seed():
         "from neuronwise.discover import Genetic, make_problem\n"
         "X = np.random.default_rng(0).uniform(0.5, 2, (120, 2))\n"
         "problem = make_problem(X, (X**2 * np.sin(2 * X)).sum(1) + 0.1 * X[:, 0])\n"
-        "settings = {'population': 40, 'generations': 4, 'islands': 2, 'epochs': 1, 'catalogue': False}\n"
+        "settings = {'population': 20, 'generations': 3, 'islands': 2, 'epochs': 1, 'catalogue': False}\n"
         "searches = [Genetic(inputs=inputs, **settings) for inputs in ('shared', 'single')]\n"
         "found = [str(one.formula) for search in searches for one in search.search(problem)]\n"
     )
@@ -116,7 +116,7 @@ def test_same_seed_gives_the_same_in_another_process_with_another_hash_seed():
 def test_engine_and_number_of_workers_do_not_change_the_result():
     X, y, _ = data("x**2*sin(2*x)", n=120, d=2, noise=0.1)
     problem = make_problem(X, y, task="regression")
-    settings = Genetic(population=30, generations=3, islands=3, epochs=1, catalogue=False)
+    settings = Genetic(population=20, generations=2, islands=3, epochs=1, catalogue=False)
     local = [str(one.formula) for one in settings.search(problem)]
     other = settings.search(problem, engine="processes", workers=2)
     assert [str(one.formula) for one in other] == local

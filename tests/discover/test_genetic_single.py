@@ -16,7 +16,7 @@ from neuronwise.discover._trees import input_of, make, text, walk
 from neuronwise.formula import FUNCTIONS, Formula
 from neuronwise.nn import kind
 
-SMALL = {"population": 40, "generations": 8, "islands": 1, "epochs": 1, "starts": 8}
+SMALL = {"population": 30, "generations": 5, "islands": 1, "epochs": 1, "starts": 8}
 GRAMMAR = Grammar(("sin", "exp", "sqrt", "log"), 0.0, 40, 4, inputs=3, shared=False)
 
 
