@@ -21,7 +21,7 @@ DEV_READY := $(VENV)/.dev-ready
 RAY_READY := $(VENV)/.ray-ready
 BENCH_READY := $(BENCH_VENV)/.bench-ready
 
-.PHONY: help demo test test-slow check lint types imports docs bench format clean
+.PHONY: help demo test test-slow check lint types imports docs bench reproduce-task format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,7 +50,7 @@ imports: $(DEV_READY)
 docs: $(DEV_READY) ## build the documentation into docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
-bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (about an hour)
+bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (some hours)
 	$(BENCH_BIN)/python benchmarks/import_time.py
 	$(BENCH_BIN)/python benchmarks/overhead.py
 	$(BENCH_BIN)/python benchmarks/peers.py
@@ -58,7 +58,18 @@ bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (a
 	$(BENCH_BIN)/python benchmarks/attribution_agreement.py
 	$(BENCH_BIN)/python benchmarks/location.py
 	$(BENCH_BIN)/python benchmarks/edits.py
+	$(BENCH_BIN)/python benchmarks/selection.py --peers
+	$(BENCH_BIN)/python benchmarks/neuronseek.py
+	$(BENCH_BIN)/python benchmarks/neuron_layers.py
+	$(BENCH_BIN)/python benchmarks/estimators.py
+	$(BENCH_BIN)/python benchmarks/genetic.py
+	$(BENCH_BIN)/python benchmarks/train_overhead.py
 	$(BENCH_BIN)/python benchmarks/tables.py
+
+reproduce-task: $(DEV_READY) ## the published experiments on task neurons; needs the data, see reproduction/README.md (hours)
+	$(BIN)/python reproduction/task_synthetic.py
+	$(BIN)/python reproduction/task_public.py
+	$(BIN)/python reproduction/task_feynman.py
 
 format: $(DEV_READY) ## let ruff sort, fix and format
 	$(BIN)/ruff check --fix

@@ -247,6 +247,107 @@ def edits_section(figures: Figures) -> list[str]:
     ]
 
 
+def selection_section(figures: Figures) -> list[str]:
+    shared, large = figures["shared"], figures["shared_large"]
+    exact = sum(task["exact"] for task in shared.values())
+    of = sum(task["of"] for task in shared.values())
+    slowest = max(task["slowest"] for task in shared.values())
+    found = [
+        [
+            "the case list that the search was built on",
+            *(
+                f"{figures['group_sheet']['exact'][name]} of {figures['group_sheet']['of']}"
+                for name in ("group", "shared")
+            ),
+        ],
+        *(
+            [
+                f"fresh cases, settings frozen, {inputs}",
+                *(f"{part['exact'][name]} of {part['of']}" for name in ("group", "shared")),
+            ]
+            for inputs, part in figures["group_fresh"].items()
+        ),
+    ]
+    false = sum(part["found"] for part in figures["null"].values())
+    nulls = sum(part["of"] for part in figures["null"].values())
+    lines = [
+        "## Finding the formula of a table",
+        "",
+        f"**Shared selection** (one coefficient for all inputs; eight tasks, five seeds, 1,000 rows, 5 inputs): the exact "
+        f"terms in {exact} of {of}, the slowest search {1000 * slowest:.0f} ms. With {large['rows']:,} rows and "
+        f"{large['inputs']} inputs the search takes {large['searching']:.2f} s, checking the table {large['checking']:.2f} s.",
+        "",
+        "**Group selection** (a weight for every input; random signed weights), the exact set of base functions:",
+        "",
+        *table(["cases", "group", "shared"], found),
+        f"Where the target is noise, {false} of {nulls} searches found anything. Where it is linear, "
+        + " and ".join(
+            f"{part['linear']} of {part['of']} ({name})" for name, part in figures["linear"].items()
+        )
+        + " gave the linear neuron. By deviance: "
+        + ", ".join(f"{name} {part['exact']} of {part['of']}" for name, part in figures["likelihood"].items())
+        + ".",
+        "",
+    ]
+    if "tnlearn" in figures:
+        peer = figures["tnlearn"]
+        lines += [f"tnlearn 0.2.0 on the same tasks: {json.dumps(peer)}.", ""]
+    return [*lines, "Command: `python benchmarks/selection.py`. " + where(figures).rstrip(", ") + ".", ""]
+
+
+def neuronseek_section(figures: Figures) -> list[str]:
+    names = {
+        "low_rank": "`LowRank`, exact terms",
+        "interactions": "`Interactions`, exact monomials (orders up to 4)",
+        "published": "NeuronSeek's gates with its published settings, exact terms",
+    }
+    rows = [
+        [
+            names[name],
+            f"{part['right']} of {part['of']}",
+            f"{part['median_cpu_seconds']:.1f}",
+            f"{part['median_test_mse']:.2g}",
+        ]
+        for name, part in figures.items()
+        if name in names
+    ]
+    return [
+        "## Interactions: NeuronSeek's own suite",
+        "",
+        "Fifteen targets of ten inputs and 2,500 rows: powers, products of inner products, and both.",
+        "",
+        *table(["method", "right", "CPU seconds (median)", "test error (median)"], rows),
+        "Command: `python benchmarks/neuronseek.py`. " + where(figures).rstrip(", ") + ".",
+        "",
+    ]
+
+
+def estimators_section(figures: Figures) -> list[str]:
+    setting, ratios = figures["setting"], figures["relative_to_sklearn"]
+    words = {
+        "sklearn": "scikit-learn's `MLPRegressor`",
+        "linear": "`TaskNeuronRegressor`, linear",
+        "task": f"the same, `{setting['formula']}`",
+        "auto": "the same, formula searched",
+        "auto_with_guard": "the same, with the guard",
+    }
+    rows = [[words[name], f"{ratios[name]:.2f}"] for name in words]
+    lines = [
+        "## Training networks of task neurons",
+        "",
+        f"{setting['rows']:,} rows, {setting['inputs']} inputs, hidden layers {setting['hidden']}, batches of "
+        f"{setting['batch']}, {setting['epochs']} epochs, one thread; seconds relative to scikit-learn's.",
+        "",
+        *table(["what", "relative time"], rows),
+    ]
+    if "tnlearn_slower" in figures:
+        lines += [
+            f"tnlearn 0.2.0 takes {figures['tnlearn_slower']:.0f} times as long an epoch with the same formula.",
+            "",
+        ]
+    return [*lines, "Command: `python benchmarks/estimators.py`. " + where(figures).rstrip(", ") + ".", ""]
+
+
 SECTIONS = {
     "overhead": overhead_section,
     "peers": peers_section,
@@ -255,6 +356,9 @@ SECTIONS = {
     "location": location_section,
     "edits_fact-gpt": edits_section,
     "edits_fact-bert": edits_section,
+    "selection": selection_section,
+    "neuronseek": neuronseek_section,
+    "estimators": estimators_section,
 }
 
 

@@ -30,7 +30,9 @@ def arguments(description: str, *, data: bool = True) -> argparse.ArgumentParser
 
 def folder_of(arguments: argparse.Namespace) -> Path:
     if arguments.data is None:
-        raise SystemExit("Say where the data lies: --data FOLDER, or NEURONWISE_DATA; see reproduction/README.md.")
+        raise SystemExit(
+            "Say where the data lies: --data FOLDER, or NEURONWISE_DATA; see reproduction/README.md."
+        )
     return Path(arguments.data)
 
 
@@ -40,7 +42,9 @@ def work_through(
     """Run cases ``(key, function, arguments)`` in processes; those already in ``results/<name>.jsonl`` are kept."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.jsonl"
-    done = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    done = (
+        {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    )
     todo = [case for case in cases if case[0] not in done]
     found = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_one)(key, function, values) for key, function, values in todo

@@ -29,7 +29,9 @@ def names_in(folder: Path) -> list[tuple[str, str, bool]]:
     found = []
     for file, classes in FILES.items():
         with np.load(folder / "tabular" / f"{file}.npz") as arrays:
-            found += [(file, name.removesuffix("_X"), classes) for name in arrays.files if name.endswith("_X")]
+            found += [
+                (file, name.removesuffix("_X"), classes) for name in arrays.files if name.endswith("_X")
+            ]
     return found
 
 
