@@ -1,4 +1,4 @@
-"""Public regression and classification sets, fixed folds: linear, quadratic and task neurons, and trees, tuned alike."""
+"""Public regression and classification sets, fixed folds: linear, quadratic, task neurons and trees, tuned alike."""
 
 from pathlib import Path
 from typing import Any
