@@ -63,6 +63,44 @@ def test_the_guard_keeps_a_neuron_that_is_worth_it(judged):
     assert judged.model.score(judged.X[300:], judged.y[300:]) > 0.9
 
 
+def test_the_formula_is_about_the_inputs_where_they_are_small():
+    rng = np.random.default_rng(7)
+    X = rng.uniform(-2, 2, (900, 4))
+    y = 1.5 * np.sin(2 * X[:, 0]) - np.sin(2 * X[:, 3]) + 0.8 * X[:, 1] ** 2 - 0.5 * X[:, 2] ** 2
+    y += 0.2 * rng.normal(size=len(y))
+    model = TaskNeuronRegressor(hidden=(16,), guard=False, learning_rate=0.02).fit(X[:600], y[:600])
+    assert [str(term.base) for term in model.formula_.terms if term.base] == ["x**2", "sin(2*x)"]
+    assert model.scale_ == "none"
+    assert model.formula_scaler_.raw
+    assert model.module_.neurons1.normalise == "all"
+    assert model.score(X[600:], y[600:]) > 0.97  # 0.985 is all that the noise leaves
+    assert np.isfinite(model.predict(np.full((1, 4), 1e100))).all()
+    np.testing.assert_array_equal(model.predict(np.full((1, 4), 1e100)), model.predict(np.full((1, 4), 1e9)))
+    with_units = TaskNeuronRegressor("x + x**2", hidden=(4,), guard=False, max_epochs=2).fit(1e3 * X, y)
+    always = clone(with_units).set_params(scale="standard").fit(X, y)
+    for one in (with_units, always):
+        assert one.scale_ == "standard"
+        assert one.module_.neurons1.normalise == "inputs"
+        assert one.formula_scaler_ is one.input_scaler_
+    linear = TaskNeuronRegressor("linear", hidden=(4,), max_epochs=2).fit(X, y)
+    assert linear.scale_ == "none"
+    assert not linear.input_scaler_.raw
+
+
+def test_inputs_far_from_zero_are_learnt_as_well_as_they_are():
+    X, y = waves(400)
+    y = (X**2).sum(1)
+    near, far = (
+        TaskNeuronRegressor("x + x**2", guard=False, task_layers=layers, **QUICK).fit(
+            X[:300] + shift, y[:300]
+        )
+        for shift, layers in ((0, "first"), (7.5, "first"))
+    )
+    assert near.scale_ == far.scale_ == "none"
+    assert near.score(X[300:], y[300:]) > 0.97
+    assert far.score(X[300:] + 7.5, y[300:]) > 0.97
+
+
 def test_the_guard_refuses_a_neuron_that_does_harm():
     X, y = plane()
     model = TaskNeuronRegressor("sin(3*x)", **QUICK).fit(X, y)
@@ -171,8 +209,9 @@ def test_labels_and_probabilities():
 def test_huge_inputs_constant_columns_and_an_outlier():
     X, y = waves(300)
     plain = TaskNeuronRegressor("x + sin(3*x)", guard=False, **QUICK).fit(X[:200], y[:200])
-    huge = clone(plain).fit(1e6 * X[:200] + 1e7, y[:200])
-    np.testing.assert_allclose(huge.predict(1e6 * X + 1e7), plain.predict(X), atol=1e-3)
+    scaled = clone(plain).set_params(scale="standard").fit(X[:200], y[:200])
+    huge = clone(scaled).fit(1e6 * X[:200] + 1e7, y[:200])
+    np.testing.assert_allclose(huge.predict(1e6 * X + 1e7), scaled.predict(X), atol=1e-3)
     assert np.isfinite(plain.predict(np.full((1, 3), 1e100))).all()
     padded = np.column_stack([X, np.full(300, 7.0)])
     constant = clone(plain).fit(padded[:200], y[:200])
@@ -234,6 +273,7 @@ def test_one_class_is_refused():
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"validation_fraction": 1.0}, "validation_fraction"),
         ({"clip": 0.5}, "clip"),
+        ({"scale": "none"}, "standard"),
         ({"device": "toaster"}, "device"),
         ({"formula": None}, "formula"),
         ({"formula": 3}, "formula"),
@@ -328,6 +368,8 @@ def test_saved_and_loaded(judged, tmp_path):
     np.testing.assert_array_equal(again.predict(judged.X), judged.model.predict(judged.X))
     assert again.get_params() == judged.model.get_params()
     assert again.formula_ == judged.model.formula_
+    assert again.scale_ == judged.model.scale_ == "none"
+    pd.testing.assert_frame_equal(curves(again), curves(judged.model))
     assert again.discovery_ == judged.model.discovery_
     assert again.guard_.reason == judged.model.guard_.reason
     pd.testing.assert_frame_equal(again.guard_.folds, judged.model.guard_.folds)
@@ -396,12 +438,16 @@ def test_the_picture(judged):
     assert axes[0].get_xlabel() == "epoch"
     assert len(axes[1].lines) == 3
     assert judged.model.plot(axes[0]) is axes[0]
-    # The curves of all inputs, added up, are the formula itself up to a constant.
+    assert axes[1].get_xlabel() == "input"
+    # Each curve is the formula itself up to a constant, over the values that the input has.
     found = curves(judged.model)
-    values = found.groupby("value")["effect"].sum()
-    grid = values.index.to_numpy()
-    whole = judged.model.formula_.evaluate(np.column_stack([grid] * 3))
-    np.testing.assert_allclose(values - values.mean(), whole - whole.mean(), atol=1e-9)
+    for number, name in enumerate("abc"):
+        part = found[found["input"] == name]
+        assert judged.X[name].min() <= part["value"].min() < part["value"].max() <= judged.X[name].max()
+        rows = np.zeros((len(part), 3))
+        rows[:, number] = part["value"]
+        whole = judged.model.formula_.evaluate(rows)
+        np.testing.assert_allclose(part["effect"], whole - whole.mean(), atol=1e-9)
     X, y = waves(60)
     alone = TaskNeuronRegressor("product", guard=False, hidden=(3,), max_epochs=2).fit(X, y).plot()
     assert alone.get_xlabel() == "epoch"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuronwise.discover.scaling import scaling_for
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.estimators import TaskNeuronRegressor
 from neuronwise.estimators._bundle import Modules, Stack, stackable
@@ -14,14 +15,15 @@ from neuronwise.estimators._fitting import Plan, fit_networks, prepare, split_ro
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._network import build, count_parameters, settled
 from neuronwise.estimators._neuron import Neuron, given
-from neuronwise.estimators._scaling import Scaler
 from neuronwise.estimators._train import Recipe, row_losses
 from neuronwise.nn import kind
 
 CPU = torch.device("cpu")
 
 
-def network(spec, *, seed=0, inputs=3, hidden=(5, 4), outputs=2, task_layers="first", dtype=torch.float64):
+def network(
+    spec, *, seed=0, inputs=3, hidden=(5, 4), outputs=2, task_layers="first", dtype=torch.float64, raw=False
+):
     return build(
         None if spec == "linear" else kind(spec),
         inputs=inputs,
@@ -31,6 +33,7 @@ def network(spec, *, seed=0, inputs=3, hidden=(5, 4), outputs=2, task_layers="fi
         task_layers=task_layers,
         seed=seed,
         dtype=dtype,
+        raw=raw,
     )
 
 
@@ -59,6 +62,7 @@ def plan(**changes):
         "task_layers": "first",
         "activation": "relu",
         "outputs": 1,
+        "scale": "standard",
         "clip": 5.0,
         "dtype": torch.float64,
     }
@@ -80,6 +84,31 @@ def test_a_stack_computes_what_its_modules_compute(spec):
     torch.testing.assert_close(other(inputs[1]), out[1])
 
 
+def test_features_of_raw_inputs_are_uncorrelated_while_they_are_trained():
+    generator = torch.Generator().manual_seed(0)
+    inputs = 9 + torch.rand(2, 50, 3, dtype=torch.float64, generator=generator)
+    inputs[:, :, 2] = 4.0  # an input that does not vary
+    modules = [network("x + x**2 + sin(x)", seed=seed, raw=True) for seed in range(2)]
+    stack = Stack(modules, inputs)
+    seen = stack.features(inputs)
+    first = seen[0].unflatten(-1, (3, 3))[..., 0]
+    sizes = torch.linalg.eigvalsh(first.T @ first / len(first))
+    raw = settled(modules[0][0], inputs[0]).features(inputs[0]).unflatten(-1, (3, 3))[..., 0]
+    before = torch.linalg.eigvalsh(raw.T @ raw / len(raw))
+    assert before[1] < 0.02
+    torch.testing.assert_close(sizes[1:], before[1:] / (before[1:] + 1e-3))
+    assert sizes[1] > 0.25
+    out = stack(seen)
+    other = network("x + x**2 + sin(x)", seed=9, raw=True)
+    for number in range(2):
+        stack.write(number, other)
+        torch.testing.assert_close(other(inputs[number]), out[number])
+        # What has never varied has no influence.
+        moved = inputs[number].clone()
+        moved[:, 2] = 5.0
+        torch.testing.assert_close(other(moved), out[number])
+
+
 @pytest.mark.parametrize(
     ("spec", "layers"), [("product", "first"), ("x**2 + x", "all"), ("sin(<w1, x>)*<w2, x**2>", "first")]
 )
@@ -88,7 +117,7 @@ def test_other_kinds_are_trained_as_modules(spec, layers):
     inputs = torch.randn(1, 40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert not stackable(modules, inputs)
     rows = table()
-    prepared = [prepare(rows, split_rows(rows.target, np.arange(120), 0.2, 0), 5.0)]
+    prepared = [prepare(rows, split_rows(rows.target, np.arange(120), 0.2, 0), "standard", 5.0)]
     (fitted,) = fit_networks(rows, prepared, [given(spec)], plan(task_layers=layers, hidden=(6, 5)), [0])
     assert fitted.course.best_loss < fitted.course.start
     assert fitted.course.best_epoch > 0
@@ -117,7 +146,10 @@ def test_modules_and_stack_learn_the_same():
 
 def test_networks_trained_together_are_those_trained_alone():
     rows = table()
-    prepared = [prepare(rows, split_rows(rows.target, np.arange(120), 0.2, seed), 5.0) for seed in range(3)]
+    prepared = [
+        prepare(rows, split_rows(rows.target, np.arange(120), 0.2, seed), "standard", 5.0)
+        for seed in range(3)
+    ]
     neurons = [given("x**2 + x"), Neuron.linear(), given("x**2 + x")]
     together = fit_networks(rows, prepared, neurons, plan(), [4, 5, 6])
     for number in range(3):
@@ -130,7 +162,7 @@ def test_networks_trained_together_are_those_trained_alone():
 def test_the_best_weights_are_kept_and_training_stops():
     rows = table(n=60)
     split = split_rows(rows.target, np.arange(60), 0.3, 0)
-    prepared = prepare(rows, split, 5.0)
+    prepared = prepare(rows, split, "standard", 5.0)
     long = plan(recipe=recipe(learning_rate=0.1, max_epochs=200, patience=5))
     (fitted,) = fit_networks(rows, [prepared], [Neuron.linear()], long, [0])
     course = fitted.course
@@ -145,7 +177,7 @@ def test_scaling_and_validation_know_nothing_of_each_other():
     split = split_rows(rows.target, np.arange(120), 0.25, 0)
     assert len(split.validate) == 30
     assert not set(split.fit) & set(split.validate)
-    prepared = prepare(rows, split, 100.0)
+    prepared = prepare(rows, split, "standard", 100.0)
     np.testing.assert_allclose(prepared.inputs.centre, rows.X[split.fit].mean(0))
     np.testing.assert_allclose(prepared.targets.scale, rows.target[split.fit].std(0))
 
@@ -184,12 +216,12 @@ def test_one_outlier_does_not_press_the_others_together():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(200, 2))
     values[0, 0] = 100.0
-    scaler = Scaler.of_inputs(values, np.ones(200), 5.0)
+    scaler = scaling_for(values, "standard", 5.0)
     assert scaler.scale[0] == pytest.approx(1, abs=0.15)
     assert scaler.apply(values)[0, 0] == 5.0
     rare = np.zeros((200, 1))
     rare[:2] = 1
-    kept = Scaler.of_inputs(rare, np.ones(200), 5.0).apply(rare)
+    kept = scaling_for(rare, "standard", 5.0).apply(rare)
     assert kept[0, 0] - kept[5, 0] > 1  # a rare indicator stays one
 
 
@@ -223,7 +255,11 @@ def test_padding_has_no_influence():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         padded = fit_networks(
-            rows, [prepare(rows, split, 5.0) for split in splits], [Neuron.linear()] * 2, plan(), [0, 1]
+            rows,
+            [prepare(rows, split, "standard", 5.0) for split in splits],
+            [Neuron.linear()] * 2,
+            plan(),
+            [0, 1],
         )
     assert all(np.isfinite(each.course.best_loss) for each in padded)
     validated = padded[0].losses(rows, splits[0].validate).mean()

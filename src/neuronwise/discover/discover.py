@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._evaluate import Figure, held_out_figures, losses
 from neuronwise.discover._record import recorded
-from neuronwise.discover._scaling import Scale
 from neuronwise.discover._table import Table, read_table
 from neuronwise.discover.candidate import Candidate
 from neuronwise.discover.confidence import knockoff_filter, stability_selection
@@ -22,6 +21,7 @@ from neuronwise.discover.group import fit_terms
 from neuronwise.discover.method import Method, Refits, settings_of
 from neuronwise.discover.methods import method_of
 from neuronwise.discover.problem import SearchProblem, pose
+from neuronwise.discover.scaling import Scale
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.formula import Base
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuronwise.discover._scaling import Scaling
 from neuronwise.discover._table import read_inputs
 from neuronwise.discover.candidate import predicted
+from neuronwise.discover.scaling import Scaling
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.formula import Formula
 from neuronwise.store import Result

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronwise.discover._scaling import Scale, Scaling, scaling_for
 from neuronwise.discover._shift import shifted
 from neuronwise.discover._table import Table, Task, read_table
+from neuronwise.discover.scaling import Scale, Scaling, scaling_for
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.formula import Base, bases, usable
 

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from neuronwise.discover.scaling import Scaling
 from neuronwise.errors import InvalidArgumentError, closest
 from neuronwise.estimators import _picture, _saving
 from neuronwise.estimators._fitting import Fitted, Plan, Prepared, fit_networks, outputs, prepare, split_rows
@@ -23,7 +24,6 @@ from neuronwise.estimators._guard import Guard, judge
 from neuronwise.estimators._inputs import Table, input_names, read_inputs, read_weight
 from neuronwise.estimators._network import ACTIVATIONS, build
 from neuronwise.estimators._neuron import Neuron, check_formula, given, search
-from neuronwise.estimators._scaling import Scaler
 from neuronwise.estimators._seeds import seed_of
 from neuronwise.estimators._train import Recipe
 from neuronwise.estimators._whole import Whole
@@ -52,6 +52,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         max_epochs: int = 200,
         patience: int = 20,
         validation_fraction: float = 0.15,
+        scale: str = "auto",
         clip: float = 5.0,
         device: str = "cpu",
         dtype: str = "float32",
@@ -71,6 +72,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         self.max_epochs = max_epochs
         self.patience = patience
         self.validation_fraction = validation_fraction
+        self.scale = scale
         self.clip = clip
         self.device = device
         self.dtype = dtype
@@ -99,7 +101,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             int(n) for n in np.random.SeedSequence(seed).generate_state(3)
         )
         split = split_rows(table.target, np.arange(len(table.X)), self.validation_fraction, split_seed)
-        prepared = prepare(table, split, self.clip)
+        prepared = prepare(table, split, plan.scale, plan.clip)
 
         neuron = self._choose(table, prepared, search_seed, record=True)
         self.guard_: Guard | None = self._judge(table, neuron, plan, seed)
@@ -109,6 +111,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             neuron = Neuron.linear(neuron.discovery)
         (fitted,) = fit_networks(table, [prepared], [neuron], plan, [network_seed])
         self._store(fitted, plan)
+        self._ranges = _picture.ranges(prepared.inputs.apply(table.X[split.fit]))
         return self
 
     def _choose(self, table: Table, prepared: Prepared, seed: int, *, record: bool) -> Neuron:
@@ -151,7 +154,9 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         self.module_ = fitted.module
         self.n_outputs_ = plan.outputs
         self.kind_ = fitted.neuron.kind
-        self.input_scaler_ = fitted.prepared.inputs
+        self.scale_ = "none" if fitted.prepared.raw else "standard"
+        self.formula_scaler_ = fitted.prepared.inputs
+        self.input_scaler_ = fitted.inputs
         self.target_scaler_ = fitted.prepared.targets
         self.history_ = fitted.course.frame()
         self.best_epoch_ = fitted.course.best_epoch
@@ -224,17 +229,22 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             "best_loss": self.best_loss_,
             "outputs": self.n_outputs_,
             "names": None if names is None else [str(name) for name in names],
+            "scale": self.scale_,
             "clip": self.input_scaler_.clip,
+            "formula_clip": self.formula_scaler_.clip,
         }
         arrays = {
             f"module.{name}": tensor.cpu().numpy() for name, tensor in self.module_.state_dict().items()
         }
-        arrays |= {"inputs.centre": self.input_scaler_.centre, "inputs.scale": self.input_scaler_.scale}
-        if self.target_scaler_ is not None:
-            arrays |= {
-                "targets.centre": self.target_scaler_.centre,
-                "targets.scale": self.target_scaler_.scale,
-            }
+        scalers = {
+            "inputs": self.input_scaler_,
+            "formula": self.formula_scaler_,
+            "targets": self.target_scaler_,
+        }
+        for name, scaler in scalers.items():
+            if scaler is not None:
+                arrays |= {f"{name}.centre": scaler.centre, f"{name}.scale": scaler.scale}
+        arrays["formula.ranges"] = self._ranges
         return state, arrays
 
     @classmethod
@@ -249,10 +259,14 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         found.n_iter_ = len(found.history_)
         found.best_epoch_, found.best_loss_ = int(state["best_epoch"]), float(state["best_loss"])
         found.n_outputs_ = int(state["outputs"])
-        found.input_scaler_ = Scaler(arrays["inputs.centre"], arrays["inputs.scale"], float(state["clip"]))
+        found.scale_, found._ranges = str(state["scale"]), arrays["formula.ranges"]
+        found.input_scaler_ = Scaling(arrays["inputs.centre"], arrays["inputs.scale"], state["clip"])
+        found.formula_scaler_ = Scaling(
+            arrays["formula.centre"], arrays["formula.scale"], state["formula_clip"]
+        )
         found.target_scaler_ = None
         if "targets.centre" in arrays:
-            found.target_scaler_ = Scaler(arrays["targets.centre"], arrays["targets.scale"])
+            found.target_scaler_ = Scaling(arrays["targets.centre"], arrays["targets.scale"])
         found.n_features_in_ = len(found.input_scaler_.centre)
         if state["names"] is not None:
             found.feature_names_in_ = np.array(state["names"], dtype=object)
@@ -265,6 +279,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             task_layers="first" if found.task_layers == "first" else "all",
             seed=0,
             dtype=_dtype(found.dtype),
+            raw=found.scale_ == "none",
         )
         weights = {
             name.removeprefix("module."): each for name, each in arrays.items() if name.startswith("module.")
@@ -305,6 +320,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             task_layers="first" if self.task_layers == "first" else "all",
             activation=self.activation,
             outputs=len(self.classes_) if table.classes else table.target.shape[1],
+            scale=self.scale,
             clip=float(self.clip),
             dtype=_dtype(self.dtype),
             recipe=recipe,
@@ -315,6 +331,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         for name, choices in (
             ("activation", tuple(ACTIVATIONS)),
             ("task_layers", ("first", "all")),
+            ("scale", ("auto", "standard")),
             ("dtype", ("float32", "float64")),
         ):
             value = getattr(self, name)

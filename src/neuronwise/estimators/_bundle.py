@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neuronwise.estimators._network import features, multiplies_features, settled
+from neuronwise.estimators._network import decorrelation, features, multiplies_features, settled
 
 __all__ = ["Bundle", "Modules", "Stack", "stackable"]
 
@@ -44,6 +44,10 @@ class Bundle(Protocol):
 class Stack:
     """Networks whose first layer reads features that do not change in training: all layers as batched products.
 
+    While they are trained, the features of inputs that are not standardised are uncorrelated (see
+    :func:`neuronwise.estimators._network.decorrelation`); what is written down are the weights of the features
+    themselves.
+
     Args:
         modules: Networks of :func:`neuronwise.estimators._network.build` for which :func:`stackable` is true.
         inputs: Their training inputs (networks, rows, inputs), which settle the statistics of the first layers.
@@ -52,6 +56,7 @@ class Stack:
     def __init__(self, modules: Sequence[nn.Sequential], inputs: Tensor) -> None:
         device = inputs.device
         self._first = [settled(module[0], rows) for module, rows in zip(modules, inputs, strict=True)]
+        self._turns = [decorrelation(layer, rows) for layer, rows in zip(self._first, inputs, strict=True)]
         layers = [weighted(module) for module in modules]
         self.weights = [
             _stacked([one.weight.T for one in same], device) for same in zip(*layers, strict=True)
@@ -66,7 +71,10 @@ class Stack:
         """Return what the first layers multiply with their weights, (networks, rows, features)."""
         with torch.no_grad():
             return torch.stack(
-                [features(layer, rows) for layer, rows in zip(self._first, inputs, strict=True)]
+                [
+                    _turned(features(layer, rows), turn)
+                    for layer, rows, turn in zip(self._first, inputs, self._turns, strict=True)
+                ]
             )
 
     def __call__(self, inputs: Tensor) -> Tensor:
@@ -100,7 +108,8 @@ class Stack:
         module[0].load_state_dict(self._first[network].state_dict())
         with torch.no_grad():
             for number, layer in enumerate(weighted(module)):
-                layer.weight.copy_(self._best[number][network].T)
+                best = self._best[number][network].T
+                layer.weight.copy_(best if number else _turned(best, self._turns[network]))
                 layer.bias.copy_(self._best[count + number][network][0])
         module.eval()
 
@@ -165,6 +174,13 @@ def stackable(modules: Sequence[nn.Sequential], inputs: Tensor) -> bool:
 def weighted(module: nn.Sequential) -> list[Any]:
     """Return the layers that have weights."""
     return [layer for layer in module if hasattr(layer, "weight")]
+
+
+def _turned(values: Tensor, turn: Tensor | None) -> Tensor:
+    """Return features (rows, features * inputs), or weights of such, multiplied with a symmetric matrix an input."""
+    if turn is None:
+        return values
+    return torch.einsum("nkd,dkl->nld", torch.unflatten(values, -1, (-1, len(turn))), turn).flatten(1)
 
 
 def _stacked(tensors: Sequence[Tensor], device: torch.device) -> Tensor:

@@ -13,10 +13,10 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._network import TaskLayers, build
 from neuronwise.estimators._neuron import Neuron
-from neuronwise.estimators._scaling import Scaler
 from neuronwise.estimators._train import Course, Recipe, Rows, train_networks
 
 __all__ = ["Fitted", "Plan", "Prepared", "Split", "fit_networks", "prepare", "split_rows"]
@@ -44,6 +44,7 @@ class Plan:
     task_layers: TaskLayers
     activation: str
     outputs: int
+    scale: str
     clip: float
     dtype: torch.dtype
     recipe: Recipe
@@ -55,13 +56,21 @@ class Prepared:
 
     Args:
         split: The rows.
-        inputs: How inputs are scaled.
+        raw: Whether the search and task neurons get inputs as they are.
+        inputs: How inputs are scaled for the search and for task neurons.
+        standard: How inputs are scaled for linear neurons: always standardised.
         targets: How targets are scaled; None for classes.
     """
 
     split: Split
-    inputs: Scaler
-    targets: Scaler | None
+    raw: bool
+    inputs: Scaling
+    standard: Scaling
+    targets: Scaling | None
+
+    def inputs_of(self, neuron: Neuron) -> Scaling:
+        """Return how the inputs of a network of such neurons are scaled."""
+        return self.standard if neuron.is_linear else self.inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,9 +89,14 @@ class Fitted:
     neuron: Neuron
     course: Course
 
+    @property
+    def inputs(self) -> Scaling:
+        """How the network's inputs are scaled."""
+        return self.prepared.inputs_of(self.neuron)
+
     def losses(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the loss of single rows, in the units of training, (rows,)."""
-        output = torch.from_numpy(outputs(self.module, self.prepared.inputs.apply(table.X[rows])))
+        output = torch.from_numpy(outputs(self.module, self.inputs.apply(table.X[rows])))
         if self.prepared.targets is None:
             found = functional.cross_entropy(output, torch.from_numpy(table.target[rows]), reduction="none")
         else:
@@ -92,7 +106,7 @@ class Fitted:
 
     def errors(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return 1 for each row that is put into a wrong class, else 0, (rows,)."""
-        found = outputs(self.module, self.prepared.inputs.apply(table.X[rows])).argmax(1)
+        found = outputs(self.module, self.inputs.apply(table.X[rows])).argmax(1)
         wrong: NDArray[np.bool_] = found != table.target[rows]
         return wrong.astype(np.float64)
 
@@ -141,12 +155,21 @@ def split_rows(target: NDArray[np.generic], rows: NDArray[np.int64], fraction: f
     return Split(np.sort(fit), np.sort(validate))
 
 
-def prepare(table: Table, split: Split, clip: float) -> Prepared:
-    """Measure the scaling on the training part of a split."""
-    weight = table.weight[split.fit]
-    inputs = Scaler.of_inputs(table.X[split.fit], weight, clip)
-    targets = None if table.classes else Scaler.of_targets(table.target[split.fit], weight)
-    return Prepared(split, inputs, targets)
+def prepare(table: Table, split: Split, scale: str, clip: float) -> Prepared:
+    """Measure the scaling on the training part of a split.
+
+    Args:
+        table: All rows.
+        split: Which of them train.
+        scale: ``"auto"``, the rule of :func:`neuronwise.discover.discover`, or ``"standard"``.
+        clip: Standard deviations at which standardised inputs are clipped.
+    """
+    X, weight = table.X[split.fit], table.weight[split.fit]
+    standard = scaling_for(X, "standard", clip, weight=weight)
+    inputs = scaling_for(X, scale, clip, weight=weight)
+    raw = scale == "auto" and inputs.raw
+    targets = None if table.classes else scaling_of_targets(table.target[split.fit], weight)
+    return Prepared(split, raw, inputs if raw else standard, standard, targets)
 
 
 def fit_networks(
@@ -162,9 +185,12 @@ def fit_networks(
         seeds: Of first weights and order of the rows, one for each network.
     """
     found: dict[int, Fitted] = {}
-    kinds = {neuron.form for neuron in neurons}
-    for form in sorted(kinds):
-        same = [number for number, neuron in enumerate(neurons) if neuron.form == form]
+    kinds = [
+        (neuron.form, not neuron.is_linear and each.raw)
+        for neuron, each in zip(neurons, prepared, strict=True)
+    ]
+    for kind in sorted(set(kinds)):
+        same = [number for number, each in enumerate(kinds) if each == kind]
         # Parts of different sizes are padded only within a row or two; a missing validation part cannot be.
         validated = all(prepared[number].split.validate is not None for number in same)
         modules = [
@@ -175,13 +201,15 @@ def fit_networks(
                 outputs=plan.outputs,
                 activation=plan.activation,
                 task_layers=plan.task_layers,
+                raw=prepared[number].raw,
                 seed=seeds[number],
                 dtype=plan.dtype,
             )
             for number in same
         ]
-        fit = _rows(table, [prepared[number] for number in same], lambda split: split.fit, plan)
-        val = _rows(table, [prepared[number] for number in same], _validation, plan) if validated else None
+        scaled = [(prepared[number], prepared[number].inputs_of(neurons[number])) for number in same]
+        fit = _rows(table, scaled, lambda split: split.fit, plan)
+        val = _rows(table, scaled, _validation, plan) if validated else None
         courses = train_networks(modules, fit, val, plan.recipe, seeds=[seeds[number] for number in same])
         for number, module, course in zip(same, modules, courses, strict=True):
             found[number] = Fitted(module.to(plan.recipe.device), prepared[number], neurons[number], course)
@@ -193,16 +221,19 @@ def _validation(split: Split) -> NDArray[np.int64]:
 
 
 def _rows(
-    table: Table, prepared: Sequence[Prepared], part: Callable[[Split], NDArray[np.int64]], plan: Plan
+    table: Table,
+    scaled: Sequence[tuple[Prepared, Scaling]],
+    part: Callable[[Split], NDArray[np.int64]],
+    plan: Plan,
 ) -> Rows:
     """Stack the scaled rows of several splits; shorter ones are filled up with rows of weight 0."""
-    chosen = [part(each.split) for each in prepared]
+    chosen = [part(each.split) for each, _ in scaled]
     count = max(map(len, chosen))
     inputs, targets, weights = [], [], []
-    for each, rows in zip(prepared, chosen, strict=True):
+    for (each, scaling), rows in zip(scaled, chosen, strict=True):
         padded = np.concatenate([rows, np.repeat(rows[:1], count - len(rows))])
         weight = np.where(np.arange(count) < len(rows), table.weight[padded], 0.0)
-        inputs.append(each.inputs.apply(table.X[padded]))
+        inputs.append(scaling.apply(table.X[padded]))
         target = table.target[padded]
         targets.append(target if each.targets is None else each.targets.apply(target))
         weights.append(weight * (len(rows) / weight.sum()))

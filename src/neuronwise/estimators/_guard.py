@@ -94,7 +94,12 @@ def judge(
     seeds, split_seeds = numbers[:runs], numbers[runs:]
     parts = _folds(table, first)
     prepared = [
-        prepare(table, split_rows(table.target, parts[run % FOLDS][0], fraction, split_seeds[run]), plan.clip)
+        prepare(
+            table,
+            split_rows(table.target, parts[run % FOLDS][0], fraction, split_seeds[run]),
+            plan.scale,
+            plan.clip,
+        )
         for run in range(runs)
     ]
     neurons = [choose(table, each) for each in prepared[:FOLDS]] * REPEATS

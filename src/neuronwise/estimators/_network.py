@@ -18,12 +18,18 @@ __all__ = [
     "TaskLayers",
     "build",
     "count_parameters",
+    "decorrelation",
     "features",
     "multiplies_features",
     "settled",
 ]
 
 TaskLayers = Literal["first", "all"]
+
+# Directions with a smaller share of a feature's variance than this stay smaller than the others.
+SMALL = 1e-3
+# Directions with less than this are none: the features of an indicator, say, are all the same.
+NONE = 1e-6
 
 ACTIVATIONS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
@@ -49,6 +55,7 @@ def build(
     task_layers: TaskLayers,
     seed: int,
     dtype: torch.dtype,
+    raw: bool = False,
 ) -> nn.Sequential:
     """Return an untrained network on the CPU; the global random state is not touched.
 
@@ -61,6 +68,9 @@ def build(
         task_layers: Which hidden layers have task neurons.
         seed: Of the first weights.
         dtype: Of the weights.
+        raw: Whether the inputs of the network are as they are, and not standardised: base functions of them are then
+            taken as they are, and the values of each are standardised, x among them, so that training is as well
+            conditioned. Later layers standardise what comes to them.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     with torch.random.fork_rng(devices=[]):
@@ -68,17 +78,19 @@ def build(
         width = inputs
         for number, size in enumerate(hidden):
             task = number == 0 or task_layers == "all"
-            layers[f"neurons{number + 1}"] = _layer(neurons if task else None, width, size, dtype)
+            layers[f"neurons{number + 1}"] = _layer(
+                neurons if task else None, width, size, dtype, raw=raw and number == 0
+            )
             layers[f"activation{number + 1}"] = ACTIVATIONS[activation]()
             width = size
-        layers["output"] = _layer(None if hidden else neurons, width, outputs, dtype)
+        layers["output"] = _layer(None if hidden else neurons, width, outputs, dtype, raw=raw)
     return nn.Sequential(layers)
 
 
-def _layer(neurons: Kind | None, inputs: int, outputs: int, dtype: torch.dtype) -> nn.Module:
+def _layer(neurons: Kind | None, inputs: int, outputs: int, dtype: torch.dtype, *, raw: bool) -> nn.Module:
     if neurons is None:
         return nn.Linear(inputs, outputs, dtype=dtype)
-    return NeuronLinear(inputs, outputs, dtype=dtype, kind=neurons)
+    return NeuronLinear(inputs, outputs, dtype=dtype, kind=neurons, normalise="all" if raw else "inputs")
 
 
 def count_parameters(
@@ -144,21 +156,26 @@ def features(layer: nn.Module, inputs: Tensor) -> Tensor:
     """
     if not isinstance(layer, NeuronLinear):
         return inputs
-    # Neurons that each pass one feature on: what the layer gives then are the features themselves.
-    count = layer.weight.shape[1]
-    with torch.random.fork_rng(devices=[]):  # a layer draws its first weights, which are overwritten here
-        probe = NeuronLinear(
-            layer.in_features,
-            count,
-            dtype=layer.weight.dtype,
-            kind=layer.kind,
-            normalise=layer.normalise,
-            clip=layer.clip,
-        )
     with torch.no_grad():
-        state = layer.state_dict()
-        state["weight"] = torch.eye(count, dtype=layer.weight.dtype)
-        state["bias"] = torch.zeros(count, dtype=layer.weight.dtype)
-        probe.load_state_dict(state)
-        found: Tensor = probe.to(inputs.device).eval()(inputs)
-    return found
+        return layer.features(inputs)
+
+
+def decorrelation(layer: nn.Module, inputs: Tensor) -> Tensor | None:
+    """Return what the features of each input are multiplied with to be uncorrelated, (inputs, features, features).
+
+    Base functions of inputs as they are may be nearly the same, as x and x**2 are between 8 and 10, and gradient steps
+    then take very long to tell them apart. None for layers of standardised inputs, which need no such thing.
+
+    Args:
+        layer: A settled layer for which :func:`multiplies_features` is true.
+        inputs: All training inputs (rows, inputs).
+    """
+    if not isinstance(layer, NeuronLinear) or layer.normalise != "all":
+        return None
+    values = torch.unflatten(features(layer, inputs).double(), -1, (-1, inputs.shape[-1]))
+    covariance = torch.einsum("nkd,nld->dkl", values, values) / len(values)
+    sizes, directions = torch.linalg.eigh(covariance)
+    factors = torch.where(sizes > NONE, torch.rsqrt(sizes.clamp(min=0.0) + SMALL), 0.0)
+    # The symmetric one of all such matrices: the new features are as near to the old ones as can be.
+    found: Tensor = (directions * factors.unsqueeze(-2)) @ directions.mT
+    return found.to(layer.weight.dtype)

@@ -107,7 +107,7 @@ def search(
     """Search the formula of the neuron on scaled rows.
 
     Args:
-        X: Scaled inputs (n, d).
+        X: Inputs in the units that the formula is to be in (n, d).
         target: Scaled numbers (n, outputs), or codes of classes (n,).
         weight: Of each row, or None.
         method: As in :func:`neuronwise.discover.discover`.

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-__all__ = ["curves", "draw"]
+__all__ = ["curves", "draw", "ranges"]
 
 # More curves than this cannot be told apart.
 MOST_CURVES = 6
 POINTS = 201
+# Share of the rows of an input beyond what is drawn.
+SHARE_OUTSIDE = 0.02
 
 
 def draw(estimator: Any, ax: Any = None) -> Any:
@@ -32,7 +35,8 @@ def draw(estimator: Any, ax: Any = None) -> Any:
     axes = figure.subplots(1, 1 if found is None else 2, squeeze=False)[0]
     _learning(estimator, axes[0])
     if found is not None:
-        _terms(found, axes[1], str(estimator.formula_))
+        unit = "input" if estimator.scale_ == "none" else "input (standardised)"
+        _terms(found, axes[1], str(estimator.formula_), unit)
     return axes if found is not None else axes[0]
 
 
@@ -55,7 +59,8 @@ def _learning(estimator: Any, ax: Any) -> None:
 def curves(estimator: Any) -> pd.DataFrame | None:
     """Return the parts of the formula that belong to single inputs: columns input, value, effect.
 
-    Only the inputs with the largest effects are there. None where the formula is no sum of weighted base functions with
+    Each over the values that most of the training part has, in the units of the formula. Only the inputs with the
+    largest effects are there. None where the formula is no sum of weighted base functions with
     numbers.
     """
     formula = estimator.formula_
@@ -65,29 +70,43 @@ def curves(estimator: Any) -> pd.DataFrame | None:
     numbers = formula.weights
     if not elementwise or any(term.weight is not None and term.weight not in numbers for term in elementwise):
         return None
-    clip = float(estimator.clip)
-    grid = np.linspace(-clip, clip, POINTS)
     inputs = estimator.n_features_in_
+    low, high = estimator._ranges
+    grid = np.linspace(low, high, POINTS, axis=1)
     effects = np.zeros((inputs, POINTS))
     for term in elementwise:
         weight = (
             np.ones(inputs) if term.weight is None else np.asarray(numbers[term.weight], dtype=np.float64)
         )
         effects += term.coefficient * np.broadcast_to(weight, (inputs,))[:, None] * term.base(grid)
-    inner = np.abs(grid) <= 2
-    spread = effects[:, inner].std(1)
+    spread = effects.std(1)
     order = [index for index in np.argsort(-spread, kind="stable")[:MOST_CURVES] if spread[index] > 0]
     names = estimator._names()
     parts = [
-        pd.DataFrame({"input": names[index], "value": grid, "effect": effects[index] - effects[index].mean()})
+        pd.DataFrame(
+            {"input": names[index], "value": grid[index], "effect": effects[index] - effects[index].mean()}
+        )
         for index in order
     ]
     return pd.concat(parts, ignore_index=True) if parts else None
 
 
-def _terms(found: pd.DataFrame, ax: Any, formula: str) -> None:
+def ranges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return between which values nearly all rows of each input lie, (2, d).
+
+    Args:
+        values: Shape (n, d).
+    """
+    inner = np.quantile(values, [SHARE_OUTSIDE / 2, 1 - SHARE_OUTSIDE / 2], axis=0)
+    # A rare indicator has next to no other values.
+    whole = np.stack([values.min(0), values.max(0)])
+    found: NDArray[np.float64] = np.where(inner[0] < inner[1], inner, whole)
+    return found
+
+
+def _terms(found: pd.DataFrame, ax: Any, formula: str, unit: str) -> None:
     for name, part in found.groupby("input", sort=False):
         ax.plot(part["value"], part["effect"], label=str(name))
     short = formula if len(formula) <= 60 else formula[:57] + "..."
-    ax.set(xlabel="input (standardised)", ylabel="effect in the formula", title=short)
+    ax.set(xlabel=unit, ylabel="effect in the formula", title=short)
     ax.legend(frameon=False)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from neuronwise.estimators._scaling import Scaler
+from neuronwise.discover.scaling import Scaling
 
 __all__ = ["Whole"]
 
@@ -28,7 +28,7 @@ class Whole(nn.Module):
     target_centre: Tensor
     target_scale: Tensor
 
-    def __init__(self, module: nn.Sequential, inputs: Scaler, targets: Scaler | None) -> None:
+    def __init__(self, module: nn.Sequential, inputs: Scaling, targets: Scaling | None) -> None:
         super().__init__()
         self.network = copy.deepcopy(module).cpu()
         self.clip = float("inf") if inputs.clip is None else inputs.clip

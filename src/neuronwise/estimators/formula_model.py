@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, Regre
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.validation import check_is_fitted
 
+from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.estimators import _saving
 from neuronwise.estimators._columns import formula_from
@@ -24,7 +25,6 @@ from neuronwise.estimators._inputs import (
     read_weight,
     used_classes,
 )
-from neuronwise.estimators._scaling import Scaler
 from neuronwise.estimators._searched import check_clip, columns_for, scaled_design
 from neuronwise.estimators._seeds import seed_of
 from neuronwise.formula import Formula
@@ -48,7 +48,7 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Find the columns and return them standardised, with means and deviations."""
         clip = check_clip(self.clip)
-        self.input_scaler_ = Scaler.of_formula_inputs(X, weight, clip, self.scale)
+        self.input_scaler_ = scaling_for(X, self.scale, clip, weight=weight)
         Z = self.input_scaler_.apply(X)
         weighted = np.ptp(weight) > 0
         self._columns, found = columns_for(
@@ -127,7 +127,7 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
         model = cls(**parameters)
         model.formulas_ = tuple(Formula.from_dict(each) for each in state["formulas"])
         model.formula_ = model.formulas_[0]
-        model.input_scaler_ = Scaler(arrays["centre"], arrays["scale"], state["clip"])
+        model.input_scaler_ = Scaling(arrays["centre"], arrays["scale"], state["clip"])
         model.n_features_in_ = len(arrays["centre"])
         if state["names"] is not None:
             model.feature_names_in_ = np.array(state["names"], dtype=object)
@@ -211,7 +211,7 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         kept = weight > 0
         inputs, target, weight = inputs[kept], target[kept].reshape(int(kept.sum()), -1), weight[kept]
         check_varies(target)
-        units = Scaler.of_targets(target, weight)
+        units = scaling_of_targets(target, weight)
         design, mean, spread = self._fit(inputs, units.apply(target), weight)
         scaled = units.apply(target)
         if design.shape[1]:

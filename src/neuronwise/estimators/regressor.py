@@ -18,9 +18,9 @@ __all__ = ["TaskNeuronRegressor"]
 class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator):  # type: ignore[misc]
     """Regression by a network whose neurons suit the data.
 
-    Inputs and target are standardised inside, by the training part alone. Huge inputs and single outliers are
-    clipped, columns that do not vary have no influence, and a loss that does not stay finite makes training start
-    again with a smaller learning rate; after six starts it is an error.
+    Inputs and target are scaled inside, by the training part alone. Huge inputs and single outliers are clipped,
+    columns that do not vary have no influence, and a loss that does not stay finite makes training start again with a
+    smaller learning rate; after six starts it is an error.
 
     Args:
         formula: Which neurons: ``"auto"`` searches a formula on the training part; ``"linear"``; a name of
@@ -44,7 +44,12 @@ class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator)
         patience: Passes without a better validation loss before training stops; the best weights are kept.
         validation_fraction: Share of the rows that decide when to stop, drawn at random; with fewer than 20 rows,
             or 0, there are none and all passes are made.
-        clip: Standardised inputs are clipped at so many standard deviations.
+        scale: In which units the formula is. ``"auto"`` is the rule of :func:`neuronwise.discover.discover`: the search
+            and task neurons get inputs as they are where every column of the training part lies in [-10, 10] with a
+            standard deviation between 0.1 and 10, and else standardised ones. ``"standard"``: always these. Linear
+            neurons get standardised inputs.
+        clip: Standardised inputs are clipped at so many standard deviations; those that stay as they are at 1.5 times
+            the largest absolute value of the training part.
         device: Where to train, as in torch.
         dtype: Of the weights, ``"float32"`` or ``"float64"``. Predictions on the CPU are computed in float64.
         random_state: Whole number, RandomState, Generator, or None for another seed every time. The same number
@@ -52,12 +57,16 @@ class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator)
         verbose: Show a progress bar.
 
     Attributes:
-        formula_: The formula of the neurons: the one found (in standardised inputs, with its numbers) or given.
+        formula_: The formula of the neurons: the one found, with its numbers, or given; in inputs scaled by
+            ``formula_scaler_``.
         discovery_: What the search found, or None where there was none.
         guard_: What was compared and decided, a :class:`Guard`; None without a guard.
         kind_: The kind of the neurons that were kept; None for linear ones.
-        module_: The trained ``torch.nn.Sequential``, on standardised inputs; :meth:`to_torch` has the scaling, too.
-        input_scaler_: How inputs are standardised: mean and deviation of the training part, robust against outliers.
+        module_: The trained ``torch.nn.Sequential``, on scaled inputs; :meth:`to_torch` has the scaling, too.
+        scale_: ``"none"`` where task neurons get inputs as they are, else ``"standard"``.
+        formula_scaler_: How inputs are scaled for the search and for task neurons.
+        input_scaler_: How inputs are scaled for the network that was kept: the same, or standardised for linear neurons
+            (by mean and deviation of the training part, robust against outliers).
         target_scaler_: How the target is standardised.
         history_: One row for each pass: epoch, train_loss, validation_loss, seconds, learning_rate.
         loss_curve_: The training losses alone.

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from neuronwise.discover.scaling import scaling_for
 from neuronwise.errors import InvalidArgumentError, TableError
 from neuronwise.estimators._columns import Column, base_columns, columns_of, named
 from neuronwise.estimators._inputs import (
@@ -20,7 +21,6 @@ from neuronwise.estimators._inputs import (
     used_classes,
 )
 from neuronwise.estimators._neuron import search
-from neuronwise.estimators._scaling import Scaler
 from neuronwise.estimators._searched import check_clip
 from neuronwise.estimators._seeds import seed_of
 from neuronwise.formula import Formula, bases, usable
@@ -108,7 +108,7 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             raise TableError("There is only 1 sample (n_samples = 1): nothing varies.")
         weight = read_weight(sample_weight, inputs)
         kept = weight > 0
-        self.input_scaler_ = Scaler.of_formula_inputs(inputs[kept], weight[kept], clip, self.scale)
+        self.input_scaler_ = scaling_for(inputs[kept], self.scale, clip, weight=weight[kept])
         Z = self.input_scaler_.apply(inputs[kept])
         self.discovery_ = None
         self.formula_: Formula | None = None
