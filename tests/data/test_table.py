@@ -23,6 +23,14 @@ def test_separators_are_found(tmp_path, frame, name, separator):
     pd.testing.assert_frame_equal(read_table(tmp_path / name), frame)
 
 
+def test_decimal_commas_are_numbers_where_the_comma_is_no_separator(tmp_path):
+    (tmp_path / "a.csv").write_text("age;weight;city\n1,5;2.5;a,b\n-2,25;3;c\n")
+    found = read_table(tmp_path / "a.csv")
+    assert found["age"].tolist() == [1.5, -2.25]
+    assert found["weight"].tolist() == [2.5, 3.0]
+    assert found["city"].tolist() == ["a,b", "c"]
+
+
 def test_parquet_gzip_and_one_column(tmp_path, frame):
     frame.to_parquet(tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(read_table(tmp_path / "a.parquet"), frame)
@@ -36,6 +44,7 @@ def test_parquet_gzip_and_one_column(tmp_path, frame):
     ("name", "content", "message"),
     [
         ("a.csv", b"", "cannot be read"),
+        ("a.csv", "größe,b\n1,2\n".encode("latin-1"), "not UTF-8 .* Save it as UTF-8"),
         ("a.csv", b"a,b\n", "0 rows"),
         ("a.csv", b"a,b\n1,2\n1,2,3,4\n", "cannot be read"),
         ("a.parquet", b"not parquet", "cannot be read"),

@@ -70,6 +70,8 @@ class TableData:
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read a table from a CSV file (any usual separator, ``.csv``, ``.tsv``, also gzipped) or a Parquet file.
 
+    Numbers may have a decimal comma where the comma does not separate columns.
+
     Args:
         path: The file; the first line of a CSV file holds the names of the columns. Or one of
             :data:`BUNDLED_TABLES`, where there is no file of that name.
@@ -97,8 +99,12 @@ def read_table(path: str | Path) -> pd.DataFrame:
             )
     except DataError:
         raise
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} cannot be read: its text is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
     except Exception as error:  # pandas and Arrow raise many kinds for a broken file
-        raise DataError(f"{file} cannot be read as a table: {error}") from error
+        raise DataError(f"{file} cannot be read as a table: {str(error).strip()}") from error
     frame.columns = [str(column).strip() for column in frame.columns]
     if not len(frame) or not len(frame.columns):
         raise DataError(
@@ -213,7 +219,13 @@ def _separated(file: Path) -> pd.DataFrame:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"{file}: columns named twice: {', '.join(twice)}.")
-    return pd.read_csv(file, sep=separator, skipinitialspace=True)
+    frame = pd.read_csv(file, sep=separator, skipinitialspace=True)
+    # Where the comma does not separate columns it may separate decimals: in columns that are all numbers then.
+    texts = [name for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
+    if separator == "," or not texts:
+        return frame
+    other = pd.read_csv(file, sep=separator, skipinitialspace=True, decimal=",")
+    return frame.assign(**{n: other[n] for n in texts if pd.api.types.is_numeric_dtype(other[n])})
 
 
 def _whole_rows(frame: pd.DataFrame, drop_missing: bool) -> tuple[pd.DataFrame, int]:
