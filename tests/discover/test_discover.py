@@ -19,6 +19,15 @@ def data(n=400, seed=0, noise=0.2):
     return pd.DataFrame(X, columns=NAMES), y + noise * rng.standard_normal(n)
 
 
+_QUICK = {"bases": "x, x**2, sin(3*x)", "confidence": "none"}
+
+
+def _wild(X, y, row):
+    far = X.copy()
+    far.loc[row, "age"] = 100.0
+    return far, y
+
+
 @pytest.fixture(scope="module")
 def found():
     X, y = data()
@@ -46,6 +55,46 @@ class TestResult:
         assert found.figures["gain_over_linear"] > 0.8
         assert found.figures["seconds"] > 0
         assert "again to all rows" in " ".join(found.notes)
+
+    def test_the_target_and_the_ranges_of_the_inputs_are_recorded(self):
+        X, y = data()
+        whole = discover(X, pd.Series(y, name="load"), confidence="none", held_out=0)
+        assert whole.target == "load"
+        np.testing.assert_array_equal(whole.ranges, np.stack([X.min(), X.max()], axis=1))
+        part = discover(X.to_numpy(), y, confidence="none", bases="x")
+        assert part.target == ""
+        assert (part.ranges[:, 0] >= whole.ranges[:, 0]).all() and (
+            part.ranges[:, 1] <= whole.ranges[:, 1]
+        ).all()
+
+    def test_intervals_hold_possible_values_only(self):
+        X, _ = data(60)
+        exact = X["age"] + 1e-6 * np.sin(40 * X["width"])
+        wild = exact.copy()
+        wild.iloc[::7] *= 50
+        for y in (exact, wild):
+            found = discover(X, y, bases="x", confidence="none")
+            assert found.interval("r2")[1] <= 1 and found.interval("r2_linear")[1] <= 1
+            assert found.interval("rmse")[0] >= 0
+        labels = X["age"] + 0.3 * X["height"] > 0
+        sure = discover(X, labels, bases="x", confidence="none")
+        assert sure.figures["accuracy"] > 0.8
+        assert sure.interval("accuracy")[1] <= 1 and sure.interval("deviance_explained")[1] <= 1
+
+    def test_a_wild_row_that_was_held_out_does_not_bend_the_formula(self):
+        X, y = data()
+        place = next(row for row in range(400) if discover(*_wild(X, y, row), **_QUICK).ranges[0, 1] < 3)
+        found = discover(*_wild(X, y, place), **_QUICK)
+        assert "were clipped: age (1)." in " ".join(found.notes)
+        assert "all rows but the 1 held-out" in " ".join(found.notes)
+        assert found.formula.weights["w1"] == pytest.approx([1, -2, 0.5], abs=0.05)
+
+    def test_a_class_that_is_missing_in_a_half_is_no_hindrance(self):
+        X, _ = data(200)
+        labels = np.digitize(X["age"], [-1, 1]).astype(object)
+        labels[[3, 90, 150]] = 9
+        found = discover(X, labels, task="classification", bases="x, x**2", resamples=6)
+        assert "x" in found.terms
 
     def test_the_interval_covers_the_truth(self):
         covered = 0

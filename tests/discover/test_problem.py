@@ -48,6 +48,7 @@ class TestBadInput:
             (np.full(40, 3.0), "auto", "constant"),
             (np.full(40, 3.0), "count", "constant"),
             (["a"] * 40, "auto", "one class only, 'a'"),
+            (pd.Series(["a"] * 40, dtype=object), "auto", "one class only, 'a'"),
             (np.arange(39.0), "auto", "40 rows and y has 39"),
             (np.r_[np.arange(39.0), np.nan], "auto", "first in row 39"),
             (np.r_[np.arange(39.0), -1.0], "count", "row 39 has -1"),
@@ -239,3 +240,22 @@ def test_rows_can_be_taken_and_the_target_must_vary_over_them():
     assert np.array_equal(part.weight, problem.weight[15:30])
     with pytest.raises(DataError, match="constant over these rows"):
         problem.take(np.arange(20))
+
+
+def test_clipped_values_are_counted_by_input():
+    X = table(200)
+    X[3, 1] = 1e4
+    notes = " ".join(make_problem(X, X[:, 0]).notes)
+    assert "were clipped: x1 (1)." in notes
+    assert "were clipped" not in " ".join(make_problem(table(200) * 100, X[:, 0]).notes)
+
+
+def test_rows_without_one_of_the_classes_have_a_response():
+    labels = np.arange(60) % 3
+    whole = make_problem(table(60), labels, task="classification")
+    part = whole.take(labels != 2)
+    assert part.outputs == 3
+    response = part.response
+    assert response.shape == (40, 1)
+    # Whitened: of mean 0 and variance 1.
+    assert response.mean() == pytest.approx(0) and response.var() == pytest.approx(1)

@@ -59,7 +59,7 @@ def test_weights_are_those_of_the_formula(found, tmp_path):
 
 def test_curves_add_up_to_the_prediction(found):
     curves = term_curves(found)
-    X = np.repeat(curves.places[:, None], 3, axis=1)
+    X = curves.places.T
     constant = found.formula.evaluate(np.zeros((1, 3)))
     np.testing.assert_allclose(curves.values[0].sum(0) + constant, found.formula.evaluate(X), atol=1e-9)
     assert curves.order[0] == 1 and not curves.others
@@ -71,7 +71,25 @@ def test_curves_are_over_the_inputs_as_they_were_given():
     result = discover(X, y, bases="x, x**2", confidence="none")
     assert not result.scaling.raw
     along = view.plot(result, name="bmi").lines[1].get_xdata()
-    assert along[0] == pytest.approx(X["bmi"].mean() - 3 * X["bmi"].std(), rel=0.1)
+    assert [along[0], along[-1]] == pytest.approx(result.ranges[1])
+    assert X["bmi"].min() <= along[0] < -180 and 180 < along[-1] <= X["bmi"].max()
+
+
+def test_curves_of_raw_inputs_are_over_the_range_of_each_one():
+    X, y = table()
+    X["age"] = (X["age"] + 2) / 4
+    result = discover(X, y, bases="x, x**2", confidence="none")
+    assert result.scaling.raw
+    ends = [view.plot(result, name=name).lines[1].get_xdata()[[0, -1]] for name in NAMES[:2]]
+    assert ends[0] == pytest.approx([0, 1], abs=0.05)
+    assert ends[1] == pytest.approx([-2, 2], abs=0.1)
+
+
+def test_curves_stop_where_inputs_are_clipped():
+    X, y = table(scale=100.0)
+    X.loc[3, "bmi"] = 1e6
+    result = discover(X, y, bases="x, x**2", confidence="none", held_out=0)
+    assert view.plot(result, name="bmi").lines[1].get_xdata()[-1] < 1000
 
 
 def test_terms_that_are_products_have_weights_and_no_curve(tmp_path):

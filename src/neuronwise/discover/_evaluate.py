@@ -26,6 +26,11 @@ class Figure:
     low: float = float("nan")
     high: float = float("nan")
 
+    def within(self, low: float = -np.inf, high: float = np.inf) -> Figure:
+        """Return the figure with its interval cut to values that it can have."""
+        ends = np.clip([self.low, self.high], low, high)
+        return Figure(self.value, float(ends[0]), float(ends[1]))
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -98,7 +103,7 @@ def held_out_figures(
         search: The rows of the search.
     """
     name = "r2" if problem.task == "regression" else "deviance_explained"
-    figures = {name: _ratio(best.constant - best.own, best.constant, best.weight)}
+    figures = {name: _ratio(best.constant - best.own, best.constant, best.weight).within(high=1.0)}
     ones = np.ones(len(best.own))
     if problem.task == "regression" and problem.outputs == 1:
         row = np.ones(search.n) if search.weight is None else search.weight
@@ -106,13 +111,14 @@ def held_out_figures(
         error = _ratio(best.own * variance, ones, best.weight)
         figures["rmse"] = Figure(*(max(v, 0.0) ** 0.5 for v in (error.value, error.low, error.high)))
     if best.right is not None:
-        figures["accuracy"] = _ratio(best.right.astype(np.float64), ones, best.weight)
+        figures["accuracy"] = _ratio(best.right.astype(np.float64), ones, best.weight).within(0.0, 1.0)
         commonest = np.bincount(search.y, weights=search.weight).argmax()
         figures["accuracy_constant"] = Figure(
             float(np.average(problem.y == commonest, weights=problem.weight))
         )
     if linear is not None and len(linear.own) == len(best.own):
-        figures[f"{name}_linear"] = _ratio(linear.constant - linear.own, linear.constant, linear.weight)
+        explained = _ratio(linear.constant - linear.own, linear.constant, linear.weight)
+        figures[f"{name}_linear"] = explained.within(high=1.0)
         figures["gain_over_linear"] = _ratio(linear.own - best.own, best.constant, best.weight)
     return figures
 

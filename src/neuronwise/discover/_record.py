@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from neuronwise.discover._evaluate import Figure
 from neuronwise.discover.candidate import Candidate
@@ -32,6 +33,8 @@ def recorded(
     margin: float,
     notes: Sequence[str],
     settings: Mapping[str, Any],
+    target: str,
+    ranges: NDArray[np.float64],
 ) -> Discovery:
     """Return the result of a search.
 
@@ -44,6 +47,8 @@ def recorded(
         margin: Distance of the best criterion within which a candidate is an alternative.
         notes: Sentences for the reader.
         settings: How it was searched, as plain JSON.
+        target: Name of the target; empty where it has none.
+        ranges: Smallest and largest value of each raw input over the rows of the search, ``(d, 2)``.
     """
     sure = _bases(problem, candidates[0], confidence)
     frequency = dict(zip(sure["base"], sure["frequency"], strict=True))
@@ -67,6 +72,8 @@ def recorded(
             "kind": "table",
             "examples": problem.n,
             "inputs": list(problem.names),
+            "ranges": ranges.tolist(),
+            "target": target,
             "classes": [_plain(label) for label in problem.classes],
             "fingerprint": _fingerprint(problem),
         },

@@ -34,6 +34,7 @@ class Table:
         classes: Labels of the classes.
         weight: How much each row counts, or None.
         notes: What was assumed.
+        label: Name of the target; empty where it has none.
     """
 
     inputs: NDArray[np.float64]
@@ -43,6 +44,7 @@ class Table:
     classes: tuple[Any, ...]
     weight: NDArray[np.float64] | None
     notes: tuple[str, ...]
+    label: str = ""
 
     @property
     def n(self) -> int:
@@ -55,7 +57,15 @@ def read_table(X: Any, y: Any, *, task: str, inputs: Sequence[str] | None, sampl
     X, y = separate(X, y)
     raw, names = read_inputs(X, inputs)
     target, kind, classes, notes = read_target(y, task, len(raw))
-    return Table(raw, names, target, kind, classes, read_weight(sample_weight, len(raw)), notes)
+    weight = read_weight(sample_weight, len(raw))
+    return Table(raw, names, target, kind, classes, weight, notes, _label(y))
+
+
+def _label(y: Any) -> str:
+    """Return the name of the target: of its column, or of its columns."""
+    if isinstance(y, pd.DataFrame):
+        return ", ".join(map(str, y.columns))
+    return str(y.name) if isinstance(y, pd.Series) and y.name is not None else ""
 
 
 def separate(X: Any, y: Any) -> tuple[Any, Any]:
@@ -285,7 +295,7 @@ def _codes(values: NDArray[Any]) -> tuple[NDArray[np.int64], Task, tuple[Any, ..
     except TypeError:  # labels of several types have no order
         labels, codes = np.unique(values.astype(str), return_inverse=True)
     if len(labels) < 2:
-        raise DataError(f"The target has one class only, {labels[0].item() if labels.size else None!r}.")
+        raise DataError(f"The target has one class only, {labels.tolist()[0] if labels.size else None!r}.")
     if len(labels) > len(values) // 2:
         raise DataError(
             f"The target has {len(labels)} classes in {len(values)} rows. Where they are numbers, pass "

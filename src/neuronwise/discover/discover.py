@@ -102,6 +102,7 @@ def discover(
     _check(held_out, margin, confidence)
     table = read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight)
     search_rows, test_rows = _split(table, held_out, seed)
+    seen = table.inputs[search_rows]
     everything = pose(table, bases=bases, scale=scale, clip=clip, shift=shift, seed=seed, rows=search_rows)
     search = everything.take(search_rows)
     start = time.perf_counter()
@@ -109,7 +110,7 @@ def discover(
     seconds = time.perf_counter() - start
     sure = _confidence(confidence, chosen, search, resamples, fdr, engine, workers)
     held, figures, notes = _measured(candidates, everything, search, test_rows)
-    final, refitted = _refitted(chosen, candidates, everything, len(test_rows))
+    final, rows_refitted = _refitted(chosen, candidates, everything, test_rows)
     parts = {
         "rows": table.n,
         "inputs": len(table.names),
@@ -123,7 +124,7 @@ def discover(
         figures={**{k: Figure(v) for k, v in parts.items()}, "seconds": Figure(seconds), **figures},
         confidence=sure,
         margin=margin,
-        notes=(*everything.notes, *_remarks(candidates, len(test_rows), refitted), *notes),
+        notes=(*everything.notes, *_remarks(candidates, len(test_rows), table.n, rows_refitted), *notes),
         settings={
             "method": settings_of(chosen),
             "scale": scale,
@@ -133,6 +134,8 @@ def discover(
             "resamples": resamples if confidence == "stability" else None,
             "fdr": fdr if confidence == "knockoffs" else None,
         },
+        target=table.label,
+        ranges=np.stack([seen.min(0), seen.max(0)], axis=1),
     )
 
 
@@ -190,16 +193,21 @@ def _measured(
 
 
 def _refitted(
-    method: Method, candidates: list[Candidate], everything: SearchProblem, held_out: int
-) -> tuple[list[Candidate], bool]:
-    """Return candidates with their numbers fitted to all rows, and whether that could be done."""
-    if not held_out or not isinstance(method, Refits):
-        return candidates, False
+    method: Method, candidates: list[Candidate], everything: SearchProblem, test_rows: NDArray[np.intp]
+) -> tuple[list[Candidate], int]:
+    """Return candidates with their numbers fitted to all rows, and to how many; 0 where that cannot be done."""
+    if not len(test_rows) or not isinstance(method, Refits):
+        return candidates, 0
+    if everything.clip is not None:
+        # A held-out row beyond what the search has seen was clipped, and would bend all numbers by an input it has not.
+        far = test_rows[(np.abs(everything.X[test_rows]) >= everything.clip).any(1)]
+        everything = everything.take(np.setdiff1d(np.arange(everything.n), far))
     fresh = [method.refit(everything, candidate) for candidate in candidates]
-    return [replace(new, criterion=old.criterion) for new, old in zip(fresh, candidates, strict=True)], True
+    final = [replace(new, criterion=old.criterion) for new, old in zip(fresh, candidates, strict=True)]
+    return final, everything.n
 
 
-def _remarks(candidates: list[Candidate], held_out: int, refitted: bool) -> tuple[str, ...]:
+def _remarks(candidates: list[Candidate], held_out: int, rows: int, refitted: int) -> tuple[str, ...]:
     notes: tuple[str, ...] = ()
     if not candidates[0].terms:
         notes += (
@@ -212,9 +220,11 @@ def _remarks(candidates: list[Candidate], held_out: int, refitted: bool) -> tupl
             "No rows were held out: what the formula explains was measured on the rows that it was chosen by.",
         )
     elif refitted:
+        out = rows - refitted
+        but = f" but the {out} held-out ones whose inputs were clipped" if out else ""
         notes += (
             "Terms were chosen, and held-out figures measured, without the held-out rows; then the numbers were fitted "
-            "again to all rows.",
+            f"again to all rows{but}.",
         )
     else:
         notes += ("The numbers of the formula are those of the rows of the search.",)

@@ -95,6 +95,16 @@ class Discovery(Result):
         return tuple(self.manifest.data["inputs"])
 
     @property
+    def ranges(self) -> NDArray[np.float64]:
+        """Smallest and largest value of each raw input over the rows of the search, ``(input, 2)``."""
+        return np.array(self.manifest.data["ranges"], dtype=np.float64)
+
+    @property
+    def target(self) -> str:
+        """Name of the target; empty where it had none."""
+        return str(self.manifest.data["target"])
+
+    @property
     def classes(self) -> tuple[Any, ...]:
         """Labels of the classes, in the order of the columns of :meth:`predict_proba`; empty where there are none."""
         return tuple(self.manifest.data["classes"])

@@ -107,6 +107,9 @@ class SearchProblem:
             return residual / np.sqrt(mean)
         if self.outputs == 1:
             return residual / np.sqrt(mean * (1 - mean))
+        # Some rows, such as half of all, may lack a class: it has no residual, and nothing is asked of it.
+        there = mean > 0
+        mean, residual = mean[there], residual[:, there]
         covariance = np.diag(mean) - np.outer(mean, mean)
         # One class is given by the others: without the last one the covariance has an inverse.
         factor = np.linalg.cholesky(covariance[:-1, :-1])
@@ -214,6 +217,10 @@ def pose(
     kept, dropped = usable_bases(bases, scaled, names, shift=shift)
     if not scaling.raw:
         notes += (f"Inputs were standardised and clipped at {scaling.clip:g} standard deviations.",)
+    far = np.count_nonzero(np.abs(scaled) == scaling.clip, axis=0) if scaling.clip else np.zeros(len(names))
+    if far.any():
+        shown = ", ".join(f"{name} ({count})" for name, count in zip(names, far, strict=True) if count)
+        notes += (f"Values far from the others, or beyond what the search has seen, were clipped: {shown}.",)
     constant = [name for name, spread in zip(names, np.ptp(raw, axis=0), strict=True) if spread == 0]
     if constant:
         notes += (f"Inputs that do not vary have weight 0: {', '.join(constant)}.",)

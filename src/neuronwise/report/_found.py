@@ -42,8 +42,6 @@ _OUTPUTS = 6
 _BASES = 40
 _WRITTEN_OUT = 12  # terms of a formula that is shown with its numbers, at most
 _POINTS = 161
-_SPREAD = 3.0  # standard deviations to either side over which curves are drawn
-_RAW_ROOM = 1.5  # raw inputs are clipped at this multiple of the largest one of the search; see discover()
 # One colour an output; the page's own two come first.
 _COLOURS = (ACCENT, WARM, "#3a7d44", "#7b4fa3", "#a67c00", "#00808a")
 _PARTS = {
@@ -59,7 +57,7 @@ class Curves:
 
     Args:
         values: ``(output, input, place)``; NaN where a base function is not defined.
-        places: The scaled inputs z, ``(place,)``.
+        places: The scaled inputs z over the range of each on the rows of the search, ``(input, place)``.
         order: Inputs by how much their curves vary, most first; those without influence are left out.
         others: Terms that are no sums over inputs, and have no curve.
     """
@@ -156,7 +154,7 @@ def draw_confidence(result: Discovery, ax: Axes) -> Axes:
 
 def term_curves(result: Discovery) -> Curves:
     """Return what the best formula makes of each input."""
-    places = np.linspace(-1.0, 1.0, _POINTS) * _reach(result)
+    places = result.scaling.apply(_along(result)).T
     values = np.zeros((len(result.outputs), len(result.inputs), _POINTS))
     others: dict[str, None] = {}
     for output, formula in enumerate(result.outputs):
@@ -183,9 +181,8 @@ def draw_curve(
     result: Discovery, curves: Curves, which: int, ax: Axes, *, labels: Sequence[str] | None = None
 ) -> Axes:
     """Draw the curve of one input, one line an output, over the input as it was given."""
-    scaling = result.scaling
     labels = _labels(result) if labels is None else labels
-    along = scaling.centre[which] + scaling.scale[which] * curves.places
+    along = _along(result)[:, which]
     ax.axhline(0, color=INK, linewidth=0.6)
     for output, label in enumerate(labels[:_OUTPUTS]):
         line = curves.values[output, which]
@@ -221,12 +218,14 @@ def found(result: Discovery, *, labels: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def _reach(result: Discovery) -> float:
-    """Return how far from 0 scaled inputs are drawn: within what the search has seen."""
+def _along(result: Discovery) -> Floats:
+    """Return raw inputs over the range that the search has seen, as far as they are not clipped, ``(place, input)``."""
     scaling = result.scaling
-    if scaling.clip is None:
-        return _SPREAD
-    return scaling.clip / _RAW_ROOM if scaling.raw else min(_SPREAD, scaling.clip)
+    low, high = result.ranges.T
+    if scaling.clip is not None:
+        room = scaling.clip * scaling.scale
+        low, high = np.maximum(low, scaling.centre - room), np.minimum(high, scaling.centre + room)
+    return np.linspace(low, high, _POINTS)
 
 
 def _labels(result: Discovery) -> list[str]:
@@ -359,7 +358,6 @@ def _curves(result: Discovery, labels: Sequence[str]) -> dict[str, Any]:
         "without": len(result.inputs) - len(curves.order) if curves.order else 0,
         "others": curves.others,
         "outputs_left_out": max(0, len(result.outputs) - _OUTPUTS),
-        "range": _range(result),
     }
 
 
@@ -371,15 +369,6 @@ def _ends(values: Floats) -> tuple[float, float]:
     low, high = min(float(finite.min()), 0.0), max(float(finite.max()), 0.0)
     room = 0.06 * (high - low or 1.0)
     return low - room, high + room
-
-
-def _range(result: Discovery) -> str:
-    scaling = result.scaling
-    if scaling.clip is None:
-        return "Drawn from −3 to 3, as the range of the inputs was not recorded"
-    if scaling.raw:
-        return "Drawn up to the largest input of the search, to either side of 0"
-    return f"Drawn over {number(_reach(result), 2)} standard deviations to either side of the mean"
 
 
 def _svg(ax: Axes, label: str) -> Markup:
