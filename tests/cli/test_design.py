@@ -34,6 +34,27 @@ def test_discover_finds_the_formula_and_saves_it(run, tank, tmp_path):
     assert found.inputs == ("depth", "heat", "flow")
 
 
+def test_discover_says_which_base_functions_it_left_out_and_writes_small_formulas_with_numbers(run, tank):
+    options = ("-t", "load", "--drop", "kind", "--confidence", "none", "--bases", "x, x**2, log(x)")
+    done = run("design", "discover", tank, *options)
+    assert done.exit_code == 0, done.stderr
+    assert "log(x) was left out: not finite for" in done.stderr
+    assert "With its numbers: " in done.stdout and "*depth**2" in done.stdout
+    assert max(len(number) for number in done.stdout.splitlines()[0].split()) < 12
+    assert "How sure we are" not in done.stdout
+    done = run("design", "discover", tank, *options, "--shift", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert not any(row["dropped"] for row in json.loads(done.stdout)["bases"])
+
+
+def test_discover_says_that_nothing_was_found(run, tmp_path):
+    rng = np.random.default_rng(5)
+    pd.DataFrame(rng.normal(size=(80, 2)), columns=["a", "y"]).to_csv(tmp_path / "n.csv", index=False)
+    done = run("design", "discover", tmp_path / "n.csv", "-t", "y", "--bases", "x, x**2", "--resamples", 2)
+    assert done.exit_code == 0, done.stderr
+    assert "None was found, on all rows or on halves of them." in done.stdout
+
+
 def test_discover_as_json(run, tank):
     done = run("design", "discover", tank, "-t", "load", "--encode", "--confidence", "none", "--json")
     assert done.exit_code == 0, done.stderr

@@ -36,6 +36,8 @@ EXAMPLES = (
 )
 
 _SHOWN = 8
+_DIGITS = 6
+_WRITTEN_OUT = 12  # weights of a formula that is shown with its numbers, at most
 
 
 class Scale(StrEnum):
@@ -77,6 +79,14 @@ def discover(
             "--scale", help="Standardise the inputs, or take them raw; auto decides by their range."
         ),
     ] = Scale.auto,
+    shift: Annotated[
+        bool,
+        typer.Option(
+            "--shift",
+            help="Move the argument of base functions that are undefined on the inputs, such as log(x) of negative "
+            "ones, until they are defined, instead of leaving them out.",
+        ),
+    ] = False,
     held_out: Annotated[
         float,
         typer.Option(
@@ -115,6 +125,7 @@ def discover(
             resamples=resamples,
             fdr=fdr,
             scale=scale.value,
+            shift=shift,
             held_out=held_out,
             engine=engine.value,
             workers=workers,
@@ -136,11 +147,21 @@ def discover(
         )
         for note in found.notes:
             screen.note(note)
-        screen.line(f"Formula: {found.formula}", style="bold")
+        for base, why in found.dropped.items():
+            screen.note(f"Base function {base} was left out: {why}.")
+        screen.line(f"Formula: {found.formula.rounded(_DIGITS)}", style="bold")
+        if len(found.outputs) == 1 and 0 < len(found.terms) * len(found.inputs) <= _WRITTEN_OUT:
+            screen.line(f"With its numbers: {found.formula.expanded(found.inputs).rounded(_DIGITS)}")
         screen.table(tables["formulas"].drop(columns=["delta"], errors="ignore"), limit=_SHOWN)
-        chosen = tables["bases"]
-        screen.title("How sure we are of each base function")
-        screen.table(chosen[chosen["frequency"].fillna(0) > 0] if "frequency" in chosen else chosen, limit=20)
+        chosen = found.confidence
+        if "frequency" in chosen:
+            chosen = chosen[chosen["selected"] | (chosen["frequency"] > 0)]
+        if confidence is not Confidence.none:
+            screen.title("How sure we are of each base function")
+            if len(chosen):
+                screen.table(chosen, limit=20)
+            else:
+                screen.line("None was found, on all rows or on halves of them.")
         screen.title("Figures")
         screen.table(tables["discovery_figures"])
         if out is not None:
