@@ -23,6 +23,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 # Types of other packages are named but not linked, as linking would need the network; nor are names that a room
 # does not show.
@@ -31,6 +32,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"neuronwise\.\w+\.\w+\.\w+"),
     (r"py:.*", r"neuronwise(\.\w+)*\._\w+(\.\w+)*"),
     (r"py:class", r".*\[.*"),
+    (r"py:obj", r"typing\.Literal.*"),
 ]
 
 
