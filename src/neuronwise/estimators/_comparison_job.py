@@ -145,7 +145,6 @@ class FoldJob:
             bases=self.setting.bases,
             confidence="none",
             held_out=0.0,
-            scale="standard",
             seed=self.setting.seed,
         ).neuron
 
