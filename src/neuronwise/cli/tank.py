@@ -40,7 +40,8 @@ def neurons_for_tables(tour: Tour) -> Mapping[str, Any]:
         f"of the inputs explains {max(0.0, found.figures['r2_linear']):.1%}. How often each base function is found "
         "when only half of the rows are searched:"
     )
-    screen.table(found.confidence[["base", "frequency", "low", "high"]], limit=4, digits=3)
+    sure = found.confidence[["base", "frequency", "low", "high"]]
+    screen.table(sure[sure["frequency"] > 0], digits=3)
     scores = _networks(table, fresh, found.neuron, tour)
     screen.prose("Networks of 16 such neurons, on fresh rows:")
     screen.table(scores, digits=4)
