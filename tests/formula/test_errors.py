@@ -217,3 +217,11 @@ def test_the_error_survives_another_process():
     again = pickle.loads(pickle.dumps(error))
     assert (again.text, again.position, str(again)) == (error.text, 4, str(error))
     assert str(FormulaError("wrong")) == "wrong"
+
+
+def test_only_what_could_really_stand_is_offered():
+    with pytest.raises(FormulaError, match="the formula could only end"):
+        Formula("x,x")
+    with pytest.raises(FormulaError) as caught:
+        Formula("2x")
+    assert "one of these could stand: * or /, **, + or -. Products" in str(caught.value)

@@ -267,7 +267,8 @@ def _syntax(error: Any, text: str) -> FormulaError:
         shown = text[position]
         hint = " An input's name with such characters goes in backquotes." if shown not in "'\"" else ""
         return FormulaError(f"{shown!r} cannot stand in a formula.{hint}", text, position)
-    expected = getattr(error, "expected", None) or getattr(error, "accepts", None) or ()
+    # What is accepted is what can really follow; what is expected also has signs that fit in other places only.
+    expected = getattr(error, "accepts", None) or getattr(error, "expected", None) or ()
     wanted = ", ".join(sorted({_READABLE[name] for name in expected if name in _READABLE}))
     token = getattr(error, "token", None)
     if token is None or token.type == "$END":
@@ -277,8 +278,9 @@ def _syntax(error: Any, text: str) -> FormulaError:
     hint = (
         " Products need a *: 2*x." if "TIMES" in expected and token.type in ("NAME", "NUMBER", "LPAR") else ""
     )
+    could = f"one of these could stand: {wanted}" if wanted else "the formula could only end"
     return FormulaError(
-        f"{_short(str(token))!r} does not fit here; one of these could stand: {wanted}.{hint}",
+        f"{_short(str(token))!r} does not fit here; {could}.{hint}",
         text,
         token.start_pos,
     )
