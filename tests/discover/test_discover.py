@@ -338,3 +338,18 @@ class TestBadArguments:
         )
         assert "no more rows (60) than inputs (80)" in " ".join(one.notes)
         assert one.terms == ("x**2",)
+
+
+class _Untouched(Group):
+    """A method that must not be asked."""
+
+    def search(self, problem, **_):
+        raise AssertionError("searched before arguments were checked")
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"resamples": 3}, {"resamples": 0}, {"confidence": "knockoffs", "fdr": 1.5}]
+)
+def test_settings_of_the_confidence_are_checked_before_the_search(arguments):
+    with pytest.raises(InvalidArgumentError, match=r"resamples must be|fdr must be"):
+        discover(*data(), method=_Untouched(), **arguments)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from neuronwise.discover import Group, Shared, _select, make_problem
+from neuronwise.discover._beam import _factor
 from neuronwise.discover._blocks import Block, Columns, Gram
 from neuronwise.discover._select import Settings, fitted, select
 from neuronwise.errors import InvalidArgumentError
@@ -245,3 +246,14 @@ def test_settings_are_checked():
     for option in ("width", "max_terms", "max_inputs"):
         with pytest.raises(InvalidArgumentError, match=option):
             Group(**{option: 0})
+
+
+def test_blocks_that_are_nearly_the_same_still_have_a_factor():
+    direction = np.array([3.0, 4.0, 12.0]) / 13
+    nearly = np.outer(direction, direction) - 5e-9 * np.eye(3)
+    lower = _factor(nearly)
+    np.testing.assert_allclose(lower @ lower.T, nearly, atol=2e-7)
+    exact = nearly + np.eye(3)
+    np.testing.assert_allclose(_factor(exact) @ _factor(exact).T, exact, atol=1e-14)
+    with pytest.raises(np.linalg.LinAlgError, match="smallest eigenvalue -1"):
+        _factor(-np.eye(3))

@@ -158,6 +158,9 @@ def test_wrong_arguments():
         discover_layer(model, "7", [(x, y)], loss=MSE)
     with pytest.raises(DataError, match="no batch"):
         discover_layer(model, "2", [], loss=MSE)
+    with pytest.raises(DataError, match=r"4 of 800 values read by the layer .* are NaN or infinite"):
+        holes = torch.where(torch.arange(200)[:, None] == 7, torch.nan, torch.randn(200, 4))
+        discover_layer(nn.Linear(4, 1), "", [(holes, torch.randn(200, 1))], loss=MSE)
     with pytest.raises(DataError, match="does not vary"):
         discover_layer(model, "2", [(x, y)], loss=lambda out, _: 0 * out.sum())
     with pytest.raises(InvalidArgumentError, match="groups"):

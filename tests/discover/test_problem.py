@@ -259,3 +259,11 @@ def test_rows_without_one_of_the_classes_have_a_response():
     assert response.shape == (40, 1)
     # Whitened: of mean 0 and variance 1.
     assert response.mean() == pytest.approx(0) and response.var() == pytest.approx(1)
+
+
+def test_a_few_whole_numbers_that_are_no_codes_are_numbers_and_a_note_says_so():
+    y = np.resize([1, 2, 3, 5, 6, 7], 90)
+    problem = make_problem(table(90), y)
+    assert problem.task == "regression"
+    assert "task='classification' takes them for class labels" in " ".join(problem.notes)
+    assert not make_problem(table(90), np.arange(90)).notes

@@ -20,6 +20,7 @@ Array = NDArray[np.float64]
 #: noise gets a further term that fits the rounding.
 FLOOR = 1e-12
 _RIDGE = 1e-12  # of a direction's own variance; for directions that other blocks span already
+_RIDGES = (0.0, 1e-9, 1e-7, 1e-5)  # inner products are those of directions of length 1
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,16 @@ def extensions(
 
 
 def _factor(products: Array) -> Array:
-    try:
-        lower: Array = cholesky(products, lower=True, check_finite=False)
-    except np.linalg.LinAlgError:
-        lower = cholesky(products + 1e-9 * np.eye(len(products)), lower=True, check_finite=False)
-    return lower
+    """Return the Cholesky factor; of blocks that are nearly the same with the least ridge at which there is one."""
+    for ridge in _RIDGES:
+        try:
+            lower: Array = cholesky(products + ridge * np.eye(len(products)), lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            continue
+        return lower
+    raise np.linalg.LinAlgError(
+        f"Inner products with the smallest eigenvalue {np.linalg.eigvalsh(products)[0]:g}."
+    )
 
 
 @dataclass(frozen=True, eq=False)

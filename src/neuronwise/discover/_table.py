@@ -282,6 +282,11 @@ def _guess(values: NDArray[Any]) -> tuple[Task, tuple[str, ...]]:
             f"The target's whole numbers ({len(distinct)} different) were taken for class labels; "
             "task='regression' or task='count' takes them as numbers.",
         )
+    if np.issubdtype(values.dtype, np.integer) and len(distinct) <= min(_MOST_CODES, len(values) // 10):
+        return "regression", (
+            f"The target's whole numbers ({len(distinct)} different) were taken as numbers; "
+            "task='classification' takes them for class labels.",
+        )
     return "regression", ()
 
 

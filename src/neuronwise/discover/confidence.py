@@ -21,7 +21,7 @@ from neuronwise.engine import Block, blocks_of, map_reduce
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.formula import Base
 
-__all__ = ["knockoff_filter", "stability_selection"]
+__all__ = ["check_rate", "check_resamples", "knockoff_filter", "stability_selection"]
 
 _POWER = re.compile(r"x(\*\*\d+)?")
 
@@ -65,10 +65,7 @@ def stability_selection(
     """
     from scipy.stats import binomtest
 
-    if resamples < 2 or resamples % 2:
-        raise InvalidArgumentError(
-            f"resamples must be a positive even number (complementary halves), not {resamples}."
-        )
+    check_resamples(resamples)
     job = _Halves(problem, method, seed)
     counts = map_reduce(job, blocks_of(resamples, 1), engine=engine, workers=workers)
     names = [*map(str, problem.bases), *sorted(set(counts) - set(map(str, problem.bases)))]
@@ -79,6 +76,20 @@ def stability_selection(
         rows.append((name, found / resamples, float(interval.low), float(interval.high)))
     frame = pd.DataFrame(rows, columns=["base", "frequency", "low", "high"])
     return frame.sort_values("frequency", ascending=False, kind="stable", ignore_index=True)
+
+
+def check_resamples(resamples: int) -> None:
+    """Refuse a number of halves that cannot be had; a search asks before it starts."""
+    if resamples < 2 or resamples % 2:
+        raise InvalidArgumentError(
+            f"resamples must be a positive even number (complementary halves), not {resamples}."
+        )
+
+
+def check_rate(fdr: float) -> None:
+    """Refuse a false discovery rate that is none."""
+    if not 0 < fdr < 1:
+        raise InvalidArgumentError(f"fdr must be between 0 and 1, not {fdr}.")
 
 
 @dataclass(frozen=True)
@@ -233,8 +244,7 @@ def _check(
     repeats: int,
     copies: int | None,
 ) -> None:
-    if not 0 < fdr < 1:
-        raise InvalidArgumentError(f"fdr must be between 0 and 1, not {fdr}.")
+    check_rate(fdr)
     if not 0 < distinct < 1:
         raise InvalidArgumentError(f"distinct must be between 0 and 1, not {distinct}.")
     if repeats < 1 or (copies is not None and copies < 1):

@@ -15,7 +15,12 @@ from neuronwise.discover._evaluate import Figure, held_out_figures, losses
 from neuronwise.discover._record import recorded
 from neuronwise.discover._table import Table, read_table
 from neuronwise.discover.candidate import Candidate
-from neuronwise.discover.confidence import knockoff_filter, stability_selection
+from neuronwise.discover.confidence import (
+    check_rate,
+    check_resamples,
+    knockoff_filter,
+    stability_selection,
+)
 from neuronwise.discover.discovery import Discovery
 from neuronwise.discover.group import fit_terms
 from neuronwise.discover.method import Method, Refits, settings_of
@@ -99,7 +104,7 @@ def discover(
         (('x**2', 'sin(3*x)'), 1.0)
     """
     chosen = method_of(method)
-    _check(held_out, margin, confidence)
+    _check(held_out, margin, confidence, resamples, fdr)
     table = read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight)
     search_rows, test_rows = _split(table, held_out, seed)
     seen = table.inputs[search_rows]
@@ -139,7 +144,11 @@ def discover(
     )
 
 
-def _check(held_out: float, margin: float, confidence: str) -> None:
+def _check(held_out: float, margin: float, confidence: str, resamples: int, fdr: float) -> None:
+    if confidence == "stability":
+        check_resamples(resamples)
+    if confidence == "knockoffs":
+        check_rate(fdr)
     if not 0 <= held_out < 1:
         raise InvalidArgumentError(f"held_out must be at least 0 and below 1, not {held_out}.")
     if not margin >= 0:

@@ -169,6 +169,13 @@ def _collected(
                 keys, inputs, wanted = keys[kept], inputs[kept], wanted[kept]
     if inputs is None or wanted is None:
         raise DataError("There is no batch in data.")
+    for values, what in ((inputs, "read by the layer"), (wanted, "of its target")):
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        if bad:
+            raise DataError(
+                f"{bad} of {values.size} values {what} ({path!r}) are NaN or infinite. Look at the batches, and "
+                "whether the training of the model has diverged."
+            )
     return inputs, wanted
 
 
