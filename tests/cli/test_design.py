@@ -75,7 +75,13 @@ def test_fit_and_predict(run, tank, tmp_path):
     fresh.to_csv(tmp_path / "new.csv", index=False)
     done = run("design", "predict", tmp_path / "model", tmp_path / "new.csv", "-o", tmp_path / "out.csv")
     assert done.exit_code == 0, done.stderr
+    fresh.assign(heat=[np.nan, *fresh["heat"][1:]]).to_csv(tmp_path / "holes.csv", index=False)
+    holes = ("design", "predict", tmp_path / "model", tmp_path / "holes.csv", "-o", tmp_path / "few.csv")
+    assert run(*holes).exit_code == 3
+    done = run(*holes, "--drop-missing")
+    assert done.exit_code == 0 and "1 rows with missing values" in done.stderr
     predicted = pd.read_csv(tmp_path / "out.csv")["predicted"]
+    assert pd.read_csv(tmp_path / "few.csv")["predicted"].tolist() == pytest.approx(predicted[1:].tolist())
     actual = pd.read_csv(tank)["load"][:20]
     assert np.corrcoef(predicted, actual)[0, 1] > 0.9
     model = load_estimator(tmp_path / "model")

@@ -123,11 +123,13 @@ def compare(
         )
         shown = means[means["metric"] == result.metric].sort_values("rank")
         columns = ["rank", "learner", "mean", "low", "high", "parameters", "seconds"]
+        for note in result.discovery.notes:
+            screen.note(note)
         screen.line(f"{result.metric} over {shown['learner'].size} learners, 95 % intervals", style="bold")
         screen.table(shown[columns])
         screen.title("Beside linear neurons, on the same test parts")
         shown = pairs[pairs["metric"] == result.metric]
         screen.table(shown[["learner", "difference", "low", "high", "p", "verdict"]])
-        screen.line(f"Formula found on all rows: {result.discovery.formula}")
+        screen.line(f"Formula found on all rows: {result.discovery.formula.rounded(6)}")
         screen.prose(result.verdict())
         screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")

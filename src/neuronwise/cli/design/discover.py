@@ -68,7 +68,12 @@ def discover(
     confidence: ConfidenceBy = Confidence.stability,
     resamples: Annotated[
         int,
-        typer.Option("--resamples", min=2, metavar="N", help="Searches on parts of the rows, for stability."),
+        typer.Option(
+            "--resamples",
+            min=2,
+            metavar="N",
+            help="Searches on halves of the rows, for stability; an even number.",
+        ),
     ] = 50,
     fdr: Annotated[
         float, typer.Option("--fdr", metavar="X", help="False discovery rate of knockoffs, between 0 and 1.")

@@ -93,12 +93,14 @@ def fit(
         ).fit(data.X, data.y)
         model.save(out, overwrite=overwrite)
         history = model.history_
+        neurons = "linear" if model.formula_ is None else str(model.formula_)
+        shown = neurons if model.formula_ is None else str(model.formula_.rounded(6))
         parameters = sum(p.numel() for p in model.module_.parameters())
         screen.document(
             {
                 "folder": str(out),
                 "task": problem.task,
-                "formula": str(model.formula_),
+                "formula": neurons,
                 "guard": None if model.guard_ is None else model.guard_.to_dict(),
                 "parameters": parameters,
                 "epochs": len(history),
@@ -107,7 +109,7 @@ def fit(
         )
         for note in problem.notes:
             screen.note(note)
-        screen.line(f"Neurons: {model.formula_}", style="bold")
+        screen.line(f"Neurons: {shown}", style="bold")
         if model.guard_ is not None:
             screen.prose(str(model.guard_))
         screen.line(
@@ -125,6 +127,7 @@ def predict(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Where predictions go: .csv or .parquet.")
     ],
+    drop_missing: DropMissing = False,
     threads: Threads = None,
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -136,7 +139,10 @@ def predict(
 
         refuse_used(out, overwrite)
         estimator = load_estimator(model)
-        inputs = inputs_like(read_table(table), list(estimator.feature_names_in_))
+        frame = read_table(table)
+        inputs = inputs_like(frame, list(estimator.feature_names_in_), drop_missing=drop_missing)
+        if len(inputs) < len(frame):
+            screen.note(f"{len(frame) - len(inputs)} rows with missing values were left out.")
         predicted = estimator.predict(inputs)
         frame = inputs.assign(predicted=predicted)
         if hasattr(estimator, "predict_proba"):
