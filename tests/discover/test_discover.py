@@ -85,6 +85,10 @@ class TestResult:
         X, y = data()
         place = next(row for row in range(400) if discover(*_wild(X, y, row), **_QUICK).ranges[0, 1] < 3)
         found = discover(*_wild(X, y, place), **_QUICK)
+        assert "no better than a constant" not in " ".join(found.notes)
+        raw = discover(*_wild(X, y, place), **_QUICK, scale="none")
+        assert raw.figures["r2"] < 0
+        assert "On the held-out rows the formula is no better than a constant" in " ".join(raw.notes)
         assert "were clipped: age (1)." in " ".join(found.notes)
         assert "all rows but the 1 held-out" in " ".join(found.notes)
         assert found.formula.weights["w1"] == pytest.approx([1, -2, 0.5], abs=0.05)

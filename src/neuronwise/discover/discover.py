@@ -198,6 +198,9 @@ def _measured(
     gain = figures.get("gain_over_linear")
     if gain is not None and candidates[0].terms not in ((), ("x",)) and not gain.low > 0:
         notes += ("On the held-out rows the formula is not shown to be better than the linear one.",)
+    if candidates[0].terms and not found[0].explained() > 0:
+        what = "the probabilities are" if everything.task == "classification" else "the formula is"
+        notes += (f"On the held-out rows {what} no better than a constant.",)
     return [one.explained() for one in found], figures, notes
 
 
