@@ -273,8 +273,8 @@ def selection_section(figures: Figures) -> list[str]:
     lines = [
         "## Finding the formula of a table",
         "",
-        "**Shared selection** (one coefficient for all inputs; eight tasks, five seeds, 1,000 rows, 5 inputs): the exact "
-        f"terms in {exact} of {of}, the slowest search {1000 * slowest:.0f} ms. With {large['rows']:,} rows and "
+        "**Shared selection** (one coefficient for all inputs; eight tasks, five seeds, 1,000 rows, 5 inputs): the "
+        f"exact terms in {exact} of {of}, the slowest search {1000 * slowest:.0f} ms. With {large['rows']:,} rows and "
         f"{large['inputs']} inputs the search takes {large['searching']:.2f} s, and checking the table "
         f"{large['checking']:.2f} s.",
         "",
