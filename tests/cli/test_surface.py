@@ -82,7 +82,8 @@ def test_the_quick_demo_from_end_to_end(run, tmp_path):
         "1. A language model",
         "4. The most selective neurons",
         "6. One fact: a girl named Lily",
-        "7. Kept for later",
+        "7. Neurons for a table",
+        "8. Kept for later",
     ):
         assert heading in shown
     assert "860 neurons in 5 layers" in shown
@@ -96,6 +97,9 @@ def test_the_quick_demo_from_end_to_end(run, tmp_path):
     assert "Undone, the model is what it was, to the last bit." in shown
     assert set(nw.load(tmp_path / "demo" / "knowledge").ids) == {"girl", "boy"}
     assert (tmp_path / "demo" / "girl.html").stat().st_size > 10_000
+    assert nw.load(tmp_path / "demo" / "formula").terms == ("x**2", "sin(2*x)")
+    assert "<w1, x**2> + <w2, sin(2*x)> + b1" in shown
+    assert (tmp_path / "demo" / "formula.html").stat().st_size > 10_000
 
 
 def test_the_demo_leaves_folders_that_are_not_its_own_alone(run, tmp_path):

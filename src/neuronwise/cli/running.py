@@ -24,7 +24,7 @@ EXIT_CODES: Mapping[int, str] = MappingProxyType(
     {
         0: "all went well",
         1: "a check ran and failed",
-        2: "wrong usage: an option, a formula, or a neuron, site or column that is not there",
+        2: "wrong usage: an option, a formula, a neuron, site or column not there",
         3: "the model or the corpus cannot be used",
         4: "a result folder is missing or broken, or cannot be written",
         5: "an optional package is not installed",
