@@ -323,6 +323,31 @@ def neuronseek_section(figures: Figures) -> list[str]:
     ]
 
 
+def layers_section(figures: Figures) -> list[str]:
+    threads = figures["threads"]
+    first = next(iter(threads.values()))
+    rows = []
+    for place, kinds in first.items():
+        for name, one in kinds.items():
+            cells = [
+                f"{part[place][name]['ratio']:.2f} / {part[place][name]['memory_ratio']:.2f}"
+                for part in threads.values()
+            ]
+            rows.append([place, name, *cells, f"{one['target']:g}"])
+    return [
+        "## What layers of neurons cost",
+        "",
+        "Forward and backward pass, time / peak memory as multiples of torch's own layers doing the same number of "
+        "operations in matrix products or convolutions (least of interleaved repeats).",
+        "",
+        *table(
+            ["layer", "neurons", *(f"{n} thread{'s' * (n != '1')}" for n in threads), "target for time"], rows
+        ),
+        "Command: `python benchmarks/neuron_layers.py`. " + where(figures).rstrip(", ") + ".",
+        "",
+    ]
+
+
 def estimators_section(figures: Figures) -> list[str]:
     setting, ratios = figures["setting"], figures["relative_to_sklearn"]
     words = {
@@ -359,6 +384,7 @@ SECTIONS = {
     "edits_fact-bert": edits_section,
     "selection": selection_section,
     "neuronseek": neuronseek_section,
+    "neuron_layers": layers_section,
     "estimators": estimators_section,
 }
 
