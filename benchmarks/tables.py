@@ -292,7 +292,14 @@ def selection_section(figures: Figures) -> list[str]:
     ]
     if "tnlearn" in figures:
         peer = figures["tnlearn"]
-        lines += [f"tnlearn 0.2.0 on the same tasks: {json.dumps(peer)}.", ""]
+        seconds = sorted(run["seconds"] for run in peer["runs"])
+        ours = shared[peer["task"]]["slowest"]
+        lines += [
+            f"tnlearn {peer['version']} (genetic, {peer['population']} individuals, {peer['generations']} generations) on "
+            f"{peer['task']}: {', '.join(run['formula'] for run in peer['runs'])}, in {seconds[0]:.0f} to "
+            f"{seconds[-1]:.0f} s; shared selection needs {1000 * ours:.0f} ms, {seconds[0] / ours:,.0f} times less.",
+            "",
+        ]
     return [*lines, "Command: `python benchmarks/selection.py`. " + where(figures).rstrip(", ") + ".", ""]
 
 
