@@ -295,8 +295,8 @@ def selection_section(figures: Figures) -> list[str]:
         seconds = sorted(run["seconds"] for run in peer["runs"])
         ours = shared[peer["task"]]["slowest"]
         lines += [
-            f"tnlearn {peer['version']} (genetic, {peer['population']} individuals, {peer['generations']} generations) on "
-            f"{peer['task']}: {', '.join(run['formula'] for run in peer['runs'])}, in {seconds[0]:.0f} to "
+            f"tnlearn {peer['version']} (genetic, {peer['population']} individuals, {peer['generations']} generations) "
+            f"on {peer['task']}: {', '.join(run['formula'] for run in peer['runs'])}, in {seconds[0]:.0f} to "
             f"{seconds[-1]:.0f} s; shared selection needs {1000 * ours:.0f} ms, {seconds[0] / ours:,.0f} times less.",
             "",
         ]
