@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy import stats
 
 from neuronwise.estimators._comparison_job import METRICS, FoldJob, Records
 from neuronwise.estimators._learners import LEARNERS, REFERENCE
+from neuronwise.estimators._resampled import resampled_interval
 
-__all__ = ["comparison_tables", "resampled_interval"]
+__all__ = ["comparison_tables"]
 
-_LEVEL = 0.95
 # Where an interval of a mean is cut: nobody is right more than always.
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -56,27 +54,6 @@ def comparison_tables(records: Records, job: FoldJob) -> dict[str, pd.DataFrame]
 
 
 _PAIR_COLUMNS = ["learner", "reference", "metric", "difference", "low", "high", "p", "gain", "verdict"]
-
-
-def resampled_interval(differences: NDArray[np.float64], ratio: float) -> tuple[float, float, float, float]:
-    """Return the mean of paired differences, its 95 % interval and p, for training parts that overlap.
-
-    The variance of the mean is (1/k + ratio) s^2, with k differences of variance s^2, instead of s^2/k (Nadeau and
-    Bengio 2003, equation 9); the interval is Student's with k - 1 degrees of freedom.
-
-    Args:
-        differences: One a test part, ``(k,)``.
-        ratio: Rows of a test part by rows of its training part.
-    """
-    k = len(differences)
-    mean = float(np.mean(differences))
-    if k < 2:
-        return mean, np.nan, np.nan, np.nan
-    error = float(np.sqrt((1 / k + ratio) * np.var(differences, ddof=1)))
-    if error == 0.0:
-        return mean, mean, mean, 1.0 if mean == 0.0 else 0.0
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, k - 1)) * error
-    return mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, k - 1))
 
 
 def _means(metric: str, table: pd.DataFrame, ratio: float, fits: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from neuronwise.estimators._fitting import Fitted, Plan, Prepared, fit_networks, prepare, split_rows
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._neuron import Neuron
+from neuronwise.estimators._resampled import resampled_interval
 
 __all__ = ["Guard", "judge"]
 
@@ -158,15 +158,8 @@ def _compare(
 def _decide(folds: pd.DataFrame, classes: bool) -> Guard:
     gains = folds["gain"].to_numpy(np.float64)
     count = len(gains)
-    mean, variance = float(gains.mean()), float(gains.var(ddof=1))
-    # Test part over training part of a fold.
-    spread = float(np.sqrt((1 / count + 1 / (count - 1)) * variance))
-    if spread == 0:
-        p_value, low, high = (0.0 if mean > 0 else 1.0), mean, mean
-    else:
-        p_value = float(stats.t.sf(mean / spread, count - 1))
-        reach = float(stats.t.isf(LEVEL, count - 1)) * spread
-        low, high = mean - reach, mean + reach
+    # The rows of a fold by those of its training part are 1 / (count - 1).
+    mean, low, high, p_value = resampled_interval(gains, 1 / (count - 1), level=1 - 2 * LEVEL, above=True)
     better = p_value < LEVEL
     measure = "log loss" if classes else "mean squared error"
     task, linear = folds["task"].mean(), folds["linear"].mean()

@@ -1,0 +1,36 @@
+"""The corrected resampled t-test: differences on test parts whose training parts overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+__all__ = ["resampled_interval"]
+
+
+def resampled_interval(
+    differences: NDArray[np.float64], ratio: float, *, level: float = 0.95, above: bool = False
+) -> tuple[float, float, float, float]:
+    """Return the mean of paired differences, its interval and p, for training parts that overlap.
+
+    The variance of the mean is (1/k + ratio) s^2, with k differences of variance s^2, instead of s^2/k (Nadeau and
+    Bengio, "Inference for the generalization error", Machine Learning 52 (2003), equation 9); the interval is
+    Student's with k - 1 degrees of freedom.
+
+    Args:
+        differences: One a test part, ``(k,)``.
+        ratio: Rows of a test part by rows of its training part.
+        level: Coverage of the interval.
+        above: Whether p is that of a mean above 0, one-sided, instead of that of a mean other than 0.
+    """
+    k = len(differences)
+    mean = float(np.mean(differences))
+    if k < 2:
+        return mean, np.nan, np.nan, np.nan
+    error = float(np.sqrt((1 / k + ratio) * np.var(differences, ddof=1)))
+    if error == 0.0:
+        return mean, mean, mean, 0.0 if mean > 0.0 or (mean < 0.0 and not above) else 1.0
+    half = float(stats.t.ppf((1 + level) / 2, k - 1)) * error
+    p = stats.t.sf(mean / error, k - 1) if above else 2 * stats.t.sf(abs(mean) / error, k - 1)
+    return mean, mean - half, mean + half, float(p)
