@@ -9,7 +9,7 @@ from neuronwise.data import split_target
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.estimators import compare
 from neuronwise.estimators._learners import LEARNERS
-from neuronwise.estimators._resampled import resampled_interval
+from neuronwise.intervals import resampled_interval
 from neuronwise.store import load_result
 
 QUICK = {"tune": 1, "max_epochs": 12, "hidden": (8,), "progress": False, "confidence": "none"}

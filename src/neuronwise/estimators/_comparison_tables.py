@@ -11,7 +11,7 @@ import pandas as pd
 
 from neuronwise.estimators._comparison_job import METRICS, FoldJob, Records
 from neuronwise.estimators._learners import LEARNERS, REFERENCE
-from neuronwise.estimators._resampled import resampled_interval
+from neuronwise.intervals import resampled_interval
 
 __all__ = ["comparison_tables"]
 

@@ -14,7 +14,7 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from neuronwise.estimators._fitting import Fitted, Plan, Prepared, fit_networks, prepare, split_rows
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._neuron import Neuron
-from neuronwise.estimators._resampled import resampled_interval
+from neuronwise.intervals import resampled_interval
 
 __all__ = ["Guard", "judge"]
 

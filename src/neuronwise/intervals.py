@@ -1,29 +1,30 @@
-"""The corrected resampled t-test: differences on test parts whose training parts overlap."""
+"""Intervals of means of paired differences, also on test parts whose training parts overlap."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 __all__ = ["resampled_interval"]
 
 
 def resampled_interval(
-    differences: NDArray[np.float64], ratio: float, *, level: float = 0.95, above: bool = False
+    differences: NDArray[np.float64], ratio: float = 0.0, *, level: float = 0.95, above: bool = False
 ) -> tuple[float, float, float, float]:
     """Return the mean of paired differences, its interval and p, for training parts that overlap.
 
     The variance of the mean is (1/k + ratio) s^2, with k differences of variance s^2, instead of s^2/k (Nadeau and
     Bengio, "Inference for the generalization error", Machine Learning 52 (2003), equation 9); the interval is
-    Student's with k - 1 degrees of freedom.
+    Student's with k - 1 degrees of freedom. With a ratio of 0 it is that of the paired t-test.
 
     Args:
         differences: One a test part, ``(k,)``.
-        ratio: Rows of a test part by rows of its training part.
+        ratio: Rows of a test part by rows of its training part; 0 for differences that are independent.
         level: Coverage of the interval.
         above: Whether p is that of a mean above 0, one-sided, instead of that of a mean other than 0.
     """
+    from scipy import stats  # takes half a second
+
     k = len(differences)
     mean = float(np.mean(differences))
     if k < 2:
