@@ -16,7 +16,7 @@ from neuronwise.estimators import TaskNeuronRegressor
 
 NOISE = {"low": 0.05, "medium": 0.15, "high": 0.30}
 SPLITS = 10
-GRID = ParameterGrid({"learning_rate": (1e-3, 1e-2, 5e-2)})
+GRID = ParameterGrid({"learning_rate": (3e-3, 1e-2, 5e-2)})
 
 
 def decoded(X: np.ndarray, outputs: list[np.ndarray]) -> dict[int, float]:
@@ -60,9 +60,9 @@ def make(formula: Any, hidden: tuple[int, ...], settings: dict[str, Any]) -> Tas
         formula=formula,
         hidden=hidden,
         guard=False,
-        max_epochs=300,
-        patience=30,
-        batch_size=32,
+        max_epochs=200,
+        patience=20,
+        batch_size=128,
         random_state=0,
         **settings,
     )
