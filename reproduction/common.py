@@ -36,20 +36,24 @@ def folder_of(arguments: argparse.Namespace) -> Path:
     return Path(arguments.data)
 
 
+def read_results(name: str) -> dict[str, Any]:
+    """Return the rows of ``results/<name>.jsonl`` by key; none where it does not exist."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {row["key"]: row for row in map(json.loads, lines)}
+
+
 def work_through(
     name: str, cases: Iterable[tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]], jobs: int
 ) -> dict[str, Any]:
     """Run cases ``(key, function, arguments)`` in processes; those already in ``results/<name>.jsonl`` are kept."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.jsonl"
-    done = (
-        {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
-    )
+    done = read_results(name)
     todo = [case for case in cases if case[0] not in done]
     found = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_one)(key, function, values) for key, function, values in todo
     )
-    with path.open("a", encoding="utf-8") as file:
+    with (RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
         for row in found:
             done[row["key"]] = row
             file.write(json.dumps(row) + "\n")
