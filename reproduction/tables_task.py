@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from common import RESULTS, read_results
+
 from neuronwise.intervals import resampled_interval
 
 PAGE = RESULTS.parent.parent / "docs" / "reproduction" / "task_neurons.md"
@@ -57,8 +58,8 @@ def synthetic(rows: list[Row]) -> list[str]:
     return [
         "## The paper's synthetic sets",
         "",
-        "Mean squared error on test rows by the variance of the target, mean of ten random splits 8:2, rates tuned on a "
-        "fifth of the training rows, stopped early. The last column is the 95 % interval of one task neuron less "
+        "Mean squared error on test rows by the variance of the target, mean of ten random splits 8:2, rates tuned on "
+        "a fifth of the training rows, stopped early. The last column is the 95 % interval of one task neuron less "
         "10-2-1 (corrected for the overlap of the splits); the searches see powers of x up to 7. Parameters: "
         f"{parameters}.",
         "",
@@ -115,8 +116,8 @@ def sentence(rows: list[Row], name: str) -> str:
     worse = [row["set"] for row in rows if verdict_of(row, name) == "worse"]
     told = f" (worse: {', '.join(worse)})" if worse else ""
     return (
-        f"- {LEARNERS[name]}: better in {verdicts.count('better')}, no difference in {verdicts.count('no difference')}, "
-        f"worse in {verdicts.count('worse')} of {len(rows)} sets{told}."
+        f"- {LEARNERS[name]}: better in {verdicts.count('better')}, no difference in "
+        f"{verdicts.count('no difference')}, worse in {verdicts.count('worse')} of {len(rows)} sets{told}."
     )
 
 
@@ -134,8 +135,9 @@ def feynman(rows: list[Row]) -> list[str]:
     return [
         "## The Feynman formulas",
         "",
-        "Genetic search on 500 rows without noise. Recovered: R2 above 0.9999 on fresh rows; same form: equal to the law "
-        "also on a wider range. The starting forms were written with this list in view: the line without them is the fair one.",
+        "Genetic search on 500 rows without noise. Recovered: R2 above 0.9999 on fresh rows; same form: equal to the "
+        "law also on a wider range. The starting forms were written with this list in view: the line without them is "
+        "the fair one.",
         "",
         *table(["seconds each", "starting forms", "formulas", "recovered", "same form"], body),
         f"Not recovered with starting forms: {'; '.join(f'`{law}`' for law in missed) or 'none'}.",
@@ -150,8 +152,8 @@ SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
     "task_public": lambda rows: [
         "## Public sets",
         "",
-        "Two hidden layers (32, 16); learning rate and weight decay tuned alike for every network, trees tuned too; search, "
-        "tuning and early stopping see the training part only. Larger sets train on a part of their rows.",
+        "Two hidden layers (32, 16); learning rate and weight decay tuned alike for every network, trees tuned too; "
+        "search, tuning and early stopping see the training part only. Larger sets train on a part of their rows.",
         "",
         *public(rows, classes=False),
         *public(rows, classes=True),
@@ -165,7 +167,8 @@ SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
 def main() -> None:
     lines = ["# Task neurons: tables of the reproduction", ""]
     lines += [
-        "What they mean is told [here](../explanation/task-neurons.md); the data and how to run it all, in `reproduction/README.md`.",
+        "What they mean is told [here](../explanation/task-neurons.md); the data and how to run it all, in "
+        "`reproduction/README.md`.",
         "",
     ]
     for name, section in SECTIONS.items():
