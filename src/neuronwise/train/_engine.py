@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe._tail import Exact
 from neuronwise.sites import Site
+from neuronwise.train._attached import Mask
 from neuronwise.train._rules import add_loss, announce
 from neuronwise.train._state import SiteState
 from neuronwise.train.controller import Controller, ControlState
@@ -62,13 +63,13 @@ class Engine(Exact):
         self._deferred = dict.fromkeys(modules, False)
         self._labels: Tensor | None = None
         self._embeddings: Tensor | None = None
-        self._mask: Tensor | None = None
-        self._found_mask: Tensor | None = None
+        self._mask = Mask()
         self._classes = 0
 
     def expect(self, labels: Tensor | None, embeddings: Tensor | None, mask: Tensor | None) -> None:
         """Say what is known of the batch whose forward pass comes next."""
-        self._labels, self._embeddings, self._mask = labels, embeddings, mask
+        self._labels, self._embeddings = labels, embeddings
+        self._mask.expect(mask)
         method = self.method.method if isinstance(self.method, Controller) else self.method
         wanted = getattr(method, "classes", None)
         if labels is not None and "labels" in getattr(method, "needs", ()):
@@ -76,9 +77,8 @@ class Engine(Exact):
             self._classes = wanted or max(2, self._classes, int(labels.max()) + 1)
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Look for a mask among the model's arguments, as transformers are given one."""
-        mask = kwargs.get("attention_mask")
-        self._found_mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        """Look for a mask among the model's arguments."""
+        self._mask.begin(args, kwargs)
 
     def touch(self, site: Site, tensor: Tensor, given: Tensor | None, again: bool) -> Tensor:
         """Do what is to be done with one tensor of a site."""
@@ -95,7 +95,7 @@ class Engine(Exact):
                 tensor = self._replaced(self._view(site, tensor, given, state, again))
             if not training:
                 return tensor
-            mask = self._mask_for(site, tensor, state)
+            mask = self._mask.of(tensor, state.statistics.layout)
             acts = method is not None and not always and self.steps > self.start
             result = tensor
             if acts:
@@ -128,7 +128,8 @@ class Engine(Exact):
         """Forget the losses and what is known of the batch."""
         for losses in self._losses.values():
             losses.clear()
-        self._labels = self._embeddings = self._mask = self._found_mask = None
+        self._labels = self._embeddings = None
+        self._mask.forget()
 
     @property
     def waiting(self) -> bool:
@@ -198,17 +199,6 @@ class Engine(Exact):
     def _replaced(self, view: View) -> Tensor:
         assert self.method is not None
         return self.method.replace(view)
-
-    def _mask_for(self, site: Site, tensor: Tensor, state: SiteState) -> Tensor | None:
-        """Return the mask for a tensor: one that was given must fit, one that was found may be of something else."""
-        if self._mask is not None:
-            return self._mask.to(tensor.device)
-        mask = self._found_mask
-        if mask is None:
-            return None
-        before, after = state.statistics.layout.around(tuple(tensor.shape))
-        fits = mask.shape == (tensor.shape[state.statistics.batch_axis], before * after)
-        return mask.to(tensor.device) if fits else None
 
     def _view(
         self,

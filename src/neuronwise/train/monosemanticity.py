@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from neuronwise.errors import HookError, InvalidArgumentError, SiteNotReachedError
-from neuronwise.hooks import device_of, sequence_first, transform
+from neuronwise.errors import HookError, InvalidArgumentError
+from neuronwise.hooks import transform
 from neuronwise.observe.statistics import Unit
-from neuronwise.sites import Site, Sites, find_sites
+from neuronwise.sites import Site
+from neuronwise.train._attached import Attached, not_reached, reduction, sites_of
+from neuronwise.train._attached import batch_axis as default_axis
 from neuronwise.train._engine import Engine
 from neuronwise.train._state import SiteState
 from neuronwise.train._statistics import StepStatistics, exchange
@@ -24,7 +24,7 @@ from neuronwise.train.methods import method_of
 __all__ = ["Monosemanticity"]
 
 
-class Monosemanticity:
+class Monosemanticity(Attached):
     r"""Measure the monosemanticity of neurons while a model trains, and inhibit or encourage it.
 
     Three lines in a training loop::
@@ -98,7 +98,7 @@ class Monosemanticity:
         distributed: bool = True,
     ) -> None:
         self.model = model
-        self.sites = _sites(model, sites)
+        self.sites = sites_of(model, sites)
         self.method = method_of(method)
         self._group, self._distributed = process_group, distributed
         if isinstance(self.method, Controller) and self.method.measure in ONLINE and not (tail and horizon):
@@ -113,7 +113,7 @@ class Monosemanticity:
                     site.width,
                     axis=site.axis,
                     site=site.name,
-                    batch_axis=_batch_axis(modules[site.name]) if batch_axis is None else batch_axis,
+                    batch_axis=default_axis(site, model) if batch_axis is None else batch_axis,
                     unit=unit,
                     horizon=horizon,
                     start=start,
@@ -134,17 +134,11 @@ class Monosemanticity:
             on_start=self._engine.begin,
             exclusive=self.method is not None,
         )
-        self._finalizer: weakref.finalize[Any, Any] | None = None
         self._last_loss: Tensor | None = None
 
     def __repr__(self) -> str:
         state = "attached" if self.is_attached else "not attached"
         return f"<Monosemanticity: {self.method}, {len(self.sites)} sites, {self.steps} steps, {state}>"
-
-    @property
-    def is_attached(self) -> bool:
-        """Whether the hooks are on the model."""
-        return self._transform.attached
 
     @property
     def steps(self) -> int:
@@ -164,35 +158,6 @@ class Monosemanticity:
         found = getattr(self.method, "strength", None)
         return None if found is None else float(found)
 
-    def attach(self) -> None:
-        """Set the hooks; :meth:`detach`, or the end of this object, takes them off.
-
-        Raises:
-            HookError: If they are on already, or another Monosemanticity with a method is attached to a site.
-            CompiledModelError: If the model was compiled before.
-        """
-        release = self._transform.attach()
-        self._engine.to(device_of(self.model))
-        self._finalizer = weakref.finalize(self, release)
-        self._finalizer.atexit = False
-
-    def detach(self) -> None:
-        """Take the hooks off, and forget a step that was begun. Statistics stay."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-            self._finalizer = None
-        self._transform.detach()
-        self._engine.discard()
-
-    @contextmanager
-    def attached(self) -> Iterator[Monosemanticity]:
-        """Attach for a ``with`` block; the hooks come off at its end, also after an exception."""
-        self.attach()
-        try:
-            yield self
-        finally:
-            self.detach()
-
     def expect(
         self,
         *,
@@ -209,6 +174,10 @@ class Monosemanticity:
                 found without this.
         """
         self._engine.expect(labels, embeddings, mask)
+
+    def discard(self) -> None:
+        """Forget the forward passes since the last step, as if they had not been."""
+        self._engine.discard()
 
     def loss(self) -> Tensor:
         """Return the loss to add, ``()``, of the forward passes since it was last asked for.
@@ -245,7 +214,7 @@ class Monosemanticity:
             )
         if engine.steps in (0, engine.start + 1):
             self._check_reached(every=engine.steps > 0)
-        exchange([state.commit() for state in self._states], self._all_reduce())
+        exchange([state.commit() for state in self._states], reduction(self._group, self._distributed))
         engine.steps += 1
         engine.forget()
         engine.taken = False
@@ -314,46 +283,12 @@ class Monosemanticity:
 
     def _check_reached(self, *, every: bool) -> None:
         missed = [
-            site.name
+            site
             for site, state in zip(self.sites, self._states, strict=True)
             if not (state.statistics.gathered_n.any() or state.statistics.batches + state.statistics.skipped)
         ]
         if missed and (every or len(missed) == len(self.sites)):
-            raise SiteNotReachedError(
-                f"No forward pass in training mode came by {', '.join(missed[:5])}"
-                f"{', ...' if len(missed) > 5 else ''} {'so far' if every else 'in the first step'}. Attach before the "
-                "model runs (and before torch.compile), call model.train(), call the modules themselves rather than "
-                "their forward(), and see with nw.check(model, batch) which sites are reached."
-            )
+            raise not_reached(missed, "so far" if every else "in the first step")
 
-    def _all_reduce(self) -> Any:
-        if not (
-            self._distributed and torch.distributed.is_available() and torch.distributed.is_initialized()
-        ):
-            return None
-        group = self._group
-        if torch.distributed.get_world_size(group) == 1:
-            return None
-
-        def reduce(tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
-            operation = torch.distributed.ReduceOp.SUM if how == "sum" else torch.distributed.ReduceOp.MAX
-            torch.distributed.all_reduce(tensor, operation, group=group)
-            return tensor
-
-        return reduce
-
-
-def _sites(model: nn.Module, sites: Any) -> Sites:
-    if sites is None:
-        found = find_sites(model)
-    elif isinstance(sites, str) or (isinstance(sites, list) and sites and isinstance(sites[0], str)):
-        found = find_sites(model, sites)
-    else:
-        found = Sites.of(sites)
-    if not len(found):
-        raise InvalidArgumentError("There is no site to train. nw.find_sites(model) lists those of a model.")
-    return found
-
-
-def _batch_axis(module: nn.Module) -> int:
-    return 1 if sequence_first(module) else 0
+    def _move(self, device: torch.device) -> None:
+        self._engine.to(device)
