@@ -235,7 +235,8 @@ def read_target(
         far = np.abs(column - np.median(column)).max() / column.std()
         if far > 20:
             notes += (
-                f"The target has a value {far:.0f} standard deviations from its median; least squares follows it.",
+                f"The target has a value {far:.0f} standard deviations from its median; least squares follows it where "
+                "its row is searched.",
             )
     return numbers, "regression", (), notes
 

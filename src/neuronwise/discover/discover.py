@@ -25,6 +25,7 @@ from neuronwise.discover.discovery import Discovery
 from neuronwise.discover.group import fit_terms
 from neuronwise.discover.method import Method, Refits, settings_of
 from neuronwise.discover.methods import method_of
+from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.problem import SearchProblem, pose
 from neuronwise.discover.scaling import Scale
 from neuronwise.errors import DataError, InvalidArgumentError
@@ -33,6 +34,8 @@ from neuronwise.formula import Base
 __all__ = ["Confidence", "discover"]
 
 Confidence = Literal["stability", "knockoffs", "none"]
+
+Outlying = Literal["leave out", "keep"]
 
 _FEWEST = 10  # rows of either part
 
@@ -49,6 +52,7 @@ def discover(
     scale: Scale = "auto",
     clip: float = 5.0,
     shift: bool = False,
+    outlying: Outlying = "leave out",
     held_out: float = 0.25,
     margin: float = 10.0,
     confidence: Confidence = "stability",
@@ -80,6 +84,10 @@ def discover(
         clip: Standard deviations at which standardised inputs are clipped.
         shift: Move the argument of base functions that are undefined on the data (``log(x)`` of negative inputs) until
             they are defined, instead of leaving them out.
+        outlying: ``"leave out"`` of the search the rows in which an input, or the number to explain, is further from
+            the central 99 % of its column than these are wide (7.7 standard deviations if normal); a note counts them.
+            ``"keep"``: search all rows; one wild value may then bring a term of its own. Figures are of all held-out
+            rows either way.
         held_out: Share of the rows that the search does not see; 0 for none, and then there are no honest figures.
         margin: Formulas whose criterion is within this distance of the best are its alternatives. From 10 on evidence
             is "very strong" (Kass and Raftery 1995).
@@ -104,9 +112,12 @@ def discover(
         (('x**2', 'sin(3*x)'), 1.0)
     """
     chosen = method_of(method)
-    _check(held_out, margin, confidence, resamples, fdr)
+    _check(held_out, margin, confidence, outlying, resamples, fdr)
     table = read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight)
     search_rows, test_rows = _split(table, held_out, seed)
+    usual = _usual(table, search_rows) if outlying == "leave out" else np.ones(table.n, dtype=bool)
+    left_out = int(np.count_nonzero(~usual[search_rows]))
+    search_rows = search_rows[usual[search_rows]]
     seen = table.inputs[search_rows]
     everything = pose(table, bases=bases, scale=scale, clip=clip, shift=shift, seed=seed, rows=search_rows)
     search = everything.take(search_rows)
@@ -115,7 +126,7 @@ def discover(
     seconds = time.perf_counter() - start
     sure = _confidence(confidence, chosen, search, resamples, fdr, engine, workers)
     held, figures, notes = _measured(candidates, everything, search, test_rows)
-    final, rows_refitted = _refitted(chosen, candidates, everything, test_rows)
+    final, rows_refitted = _refitted(chosen, candidates, everything, test_rows, usual)
     parts = {
         "rows": table.n,
         "inputs": len(table.names),
@@ -129,11 +140,17 @@ def discover(
         figures={**{k: Figure(v) for k, v in parts.items()}, "seconds": Figure(seconds), **figures},
         confidence=sure,
         margin=margin,
-        notes=(*everything.notes, *_remarks(candidates, len(test_rows), table.n, rows_refitted), *notes),
+        notes=(
+            *everything.notes,
+            *_left_out(left_out),
+            *_remarks(candidates, len(test_rows), table.n - left_out, rows_refitted),
+            *notes,
+        ),
         settings={
             "method": settings_of(chosen),
             "scale": scale,
             "shift": shift,
+            "outlying": outlying,
             "held_out": held_out,
             "confidence": confidence,
             "resamples": resamples if confidence == "stability" else None,
@@ -144,7 +161,9 @@ def discover(
     )
 
 
-def _check(held_out: float, margin: float, confidence: str, resamples: int, fdr: float) -> None:
+def _check(
+    held_out: float, margin: float, confidence: str, outlying: str, resamples: int, fdr: float
+) -> None:
     if confidence == "stability":
         check_resamples(resamples)
     if confidence == "knockoffs":
@@ -157,6 +176,8 @@ def _check(held_out: float, margin: float, confidence: str, resamples: int, fdr:
         raise InvalidArgumentError(
             f"confidence must be one of {', '.join(get_args(Confidence))}, not {confidence!r}."
         )
+    if outlying not in get_args(Outlying):
+        raise InvalidArgumentError(f"outlying must be 'leave out' or 'keep', not {outlying!r}.")
 
 
 def _split(table: Table, held_out: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -205,18 +226,37 @@ def _measured(
 
 
 def _refitted(
-    method: Method, candidates: list[Candidate], everything: SearchProblem, test_rows: NDArray[np.intp]
+    method: Method,
+    candidates: list[Candidate],
+    everything: SearchProblem,
+    test_rows: NDArray[np.intp],
+    usual: NDArray[np.bool_],
 ) -> tuple[list[Candidate], int]:
     """Return candidates with their numbers fitted to all rows, and to how many; 0 where that cannot be done."""
     if not len(test_rows) or not isinstance(method, Refits):
         return candidates, 0
+    kept = usual.copy()
     if everything.clip is not None:
         # A held-out row beyond what the search has seen was clipped, and would bend all numbers by an input it has not.
-        far = test_rows[(np.abs(everything.X[test_rows]) >= everything.clip).any(1)]
-        everything = everything.take(np.setdiff1d(np.arange(everything.n), far))
+        kept[test_rows] &= (np.abs(everything.X[test_rows]) < everything.clip).all(1)
+    everything = everything.take(kept)
     fresh = [method.refit(everything, candidate) for candidate in candidates]
     final = [replace(new, criterion=old.criterion) for new, old in zip(fresh, candidates, strict=True)]
     return final, everything.n
+
+
+def _usual(table: Table, search_rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Return which rows are not far from those of the search; a row of weight 0 has no say."""
+    by = search_rows if table.weight is None else search_rows[table.weight[search_rows] > 0]
+    return usual_rows(table.inputs, table.target, table.task, by=by)
+
+
+def _left_out(count: int) -> tuple[str, ...]:
+    if not count:
+        return ()
+    rows = "1 row with a value" if count == 1 else f"{count} rows with values"
+    was = "was" if count == 1 else "were"
+    return (f"{rows} far from all others {was} left out of the search; outlying='keep' searches all.",)
 
 
 def _remarks(candidates: list[Candidate], held_out: int, rows: int, refitted: int) -> tuple[str, ...]:
@@ -233,7 +273,11 @@ def _remarks(candidates: list[Candidate], held_out: int, rows: int, refitted: in
         )
     elif refitted:
         out = rows - refitted
-        but = f" but the {out} held-out ones whose inputs were clipped" if out else ""
+        but = (
+            f" but the {out} held-out ones with inputs that were clipped or values far from all others"
+            if out
+            else ""
+        )
         notes += (
             "Terms were chosen, and held-out figures measured, without the held-out rows; then the numbers were fitted "
             f"again to all rows{but}.",

@@ -118,7 +118,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         """Return the neuron for the training part of a split."""
         if not (isinstance(self.formula, str) and self.formula == "auto"):
             return given(self.formula)
-        rows = prepared.split.fit
+        rows = prepared.searched
         target = table.target[rows]
         return search(
             prepared.inputs.apply(table.X[rows]),

@@ -13,6 +13,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional
 
+from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._network import TaskLayers, build
@@ -60,6 +61,7 @@ class Prepared:
         inputs: How inputs are scaled for the search and for task neurons.
         standard: How inputs are scaled for linear neurons: always standardised.
         targets: How targets are scaled; None for classes.
+        searched: The training rows without those with a value far from all others: a search would be about these alone.
     """
 
     split: Split
@@ -67,6 +69,7 @@ class Prepared:
     inputs: Scaling
     standard: Scaling
     targets: Scaling | None
+    searched: NDArray[np.int64]
 
     def inputs_of(self, neuron: Neuron) -> Scaling:
         """Return how the inputs of a network of such neurons are scaled."""
@@ -164,12 +167,15 @@ def prepare(table: Table, split: Split, scale: str, clip: float) -> Prepared:
         scale: ``"auto"``, the rule of :func:`neuronwise.discover.discover`, or ``"standard"``.
         clip: Standard deviations at which standardised inputs are clipped.
     """
-    X, weight = table.X[split.fit], table.weight[split.fit]
+    task = "classification" if table.classes else "regression"
+    usual = usual_rows(table.X, table.target, task, by=split.fit)
+    searched = split.fit[usual[split.fit]]
+    X, weight = table.X[searched], table.weight[searched]
     standard = scaling_for(X, "standard", clip, weight=weight)
     inputs = scaling_for(X, scale, clip, weight=weight)
     raw = scale == "auto" and inputs.raw
-    targets = None if table.classes else scaling_of_targets(table.target[split.fit], weight)
-    return Prepared(split, raw, inputs if raw else standard, standard, targets)
+    targets = None if table.classes else scaling_of_targets(table.target[split.fit], table.weight[split.fit])
+    return Prepared(split, raw, inputs if raw else standard, standard, targets, searched)
 
 
 def fit_networks(

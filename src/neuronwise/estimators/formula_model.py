@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, Regre
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.validation import check_is_fitted
 
+from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.estimators import _saving
@@ -48,14 +49,15 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Find the columns and return them standardised, with means and deviations."""
         clip = check_clip(self.clip)
-        self.input_scaler_ = scaling_for(X, self.scale, clip, weight=weight)
+        usual = usual_rows(X, target, "classification" if target.ndim == 1 else "regression")
+        self.input_scaler_ = scaling_for(X[usual], self.scale, clip, weight=weight[usual])
         Z = self.input_scaler_.apply(X)
         weighted = np.ptp(weight) > 0
         self._columns, found = columns_for(
             self.formula,
-            Z,
-            target,
-            weight if weighted else None,
+            Z[usual],
+            target[usual],
+            weight[usual] if weighted else None,
             method=self.method,
             bases=self.bases,
             names=input_names(self),

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.scaling import scaling_for
 from neuronwise.errors import InvalidArgumentError, TableError
 from neuronwise.estimators._columns import Column, base_columns, columns_of, named
@@ -108,17 +109,20 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             raise TableError("There is only 1 sample (n_samples = 1): nothing varies.")
         weight = read_weight(sample_weight, inputs)
         kept = weight > 0
-        self.input_scaler_ = scaling_for(inputs[kept], self.scale, clip, weight=weight[kept])
-        Z = self.input_scaler_.apply(inputs[kept])
+        inputs, weight = inputs[kept], weight[kept]
         self.discovery_ = None
         self.formula_: Formula | None = None
         if self.method is None:
-            self._columns, _ = self._all(Z)
+            self.input_scaler_ = scaling_for(inputs, self.scale, clip, weight=weight)
+            self._columns, _ = self._all(self.input_scaler_.apply(inputs))
             return self
+        target = self._target(y, kept)
+        usual = usual_rows(inputs, target, "classification" if target.ndim == 1 else "regression")
+        self.input_scaler_ = scaling_for(inputs[usual], self.scale, clip, weight=weight[usual])
         found = search(
-            Z,
-            self._target(y, kept),
-            weight[kept] if np.ptp(weight[kept]) > 0 else None,
+            self.input_scaler_.apply(inputs[usual]),
+            target[usual],
+            weight[usual] if np.ptp(weight) > 0 else None,
             method=self.method,
             bases=self.bases,
             names=input_names(self),
