@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from scipy import stats
 from neuronwise.data import split_target
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.estimators import compare
-from neuronwise.estimators._learners import LEARNERS
+from neuronwise.estimators._learners import LEARNERS, REFERENCE, chosen
 from neuronwise.intervals import resampled_interval
 from neuronwise.store import load_result
 
@@ -164,6 +165,35 @@ def test_a_table_and_few_rows():
     assert result.manifest.data["target"] == "price"
 
 
+def test_every_learner_is_compared_once_unless_told_otherwise():
+    names = [learner.name for learner in chosen(None)]
+    assert names[0] == REFERENCE
+    assert sorted(names) == sorted(name for name, learner in LEARNERS.items() if learner.installed)
+    assert [learner.name for learner in chosen(["task", REFERENCE])] == [REFERENCE, "task"]
+
+
+@pytest.mark.parametrize("classes", [0, 2, 3])
+def test_thirty_rows_are_enough(classes):
+    X, y = waves(30)
+    target = pd.qcut(y, classes, labels=False) if classes else y
+    result = compare(X, target, learners=["guarded", "task", "mlp"], **QUICK)
+    assert result.to_frame()["mean"].notna().all()
+    assert any("No rows were held out" in note for note in result.discovery.notes)
+
+
+def test_too_few_rows_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(sys.modules["neuronwise.estimators.compare"], "discover", None)
+    X, y = waves(12)
+    with pytest.raises(DataError, match=r"Of 12 rows, a training part has 9 only.*about 13 rows"):
+        compare(X, y, **QUICK)
+    X, y = waves(13)
+    with pytest.raises(TypeError):  # that is enough: the search begins
+        compare(X, y, **QUICK)
+    late = np.arange(30) > 14
+    with pytest.raises(DataError, match="Without test part 0 there are not two classes"):
+        compare(waves(30)[0], late, folds=late, **QUICK)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -176,7 +206,8 @@ def test_a_table_and_few_rows():
         ({"folds": np.arange(120) % 2, "repeats": 2}, InvalidArgumentError, "repeats"),
         ({"tune": 0}, InvalidArgumentError, "tune must be at least 1"),
         ({"hidden": ()}, InvalidArgumentError, "hidden"),
-        ({"rows": 0}, InvalidArgumentError, "rows must be"),
+        ({"rows": 9}, InvalidArgumentError, "rows must be at least 10"),
+        ({"confidence": "stability", "resamples": 1}, InvalidArgumentError, "resamples"),
         ({"task": "count"}, DataError, "numbers or of classes|whole"),
     ],
 )

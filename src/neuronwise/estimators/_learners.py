@@ -26,6 +26,8 @@ class Setting:
         max_epochs: Most epochs of a network.
         bases: Base functions that the search chooses from.
         seed: Seed.
+        spare_rows: Whether every training part is large enough for scikit-learn's network to put a tenth of it aside,
+            classes in proportion, and stop early by that.
     """
 
     classes: bool
@@ -33,6 +35,7 @@ class Setting:
     max_epochs: int
     bases: Any
     seed: int
+    spare_rows: bool = True
 
 
 Maker = Callable[[Setting], Any]
@@ -120,7 +123,7 @@ def _mlp(setting: Setting) -> Any:
     return kind(
         hidden_layer_sizes=setting.hidden,
         max_iter=setting.max_epochs,
-        early_stopping=True,
+        early_stopping=setting.spare_rows,
         n_iter_no_change=20,
         random_state=setting.seed,
     )
@@ -239,7 +242,7 @@ LEARNERS: Mapping[str, Learner] = MappingProxyType(
 
 
 def chosen(names: Sequence[str] | None) -> list[Learner]:
-    """Return the learners of some names; by default all whose package is installed.
+    """Return the reference and the learners of some names; by default all whose package is installed.
 
     Raises:
         InvalidArgumentError: If one is unknown, given twice, or its package is not installed.
@@ -256,4 +259,4 @@ def chosen(names: Sequence[str] | None) -> list[Learner]:
             raise InvalidArgumentError(
                 f"The learner {name!r} needs the package {package!r}, which is not installed."
             )
-    return [LEARNERS[name] for name in names if name != REFERENCE]
+    return [LEARNERS[REFERENCE], *(LEARNERS[name] for name in names if name != REFERENCE)]

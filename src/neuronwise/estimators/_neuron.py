@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from neuronwise.errors import DataError, InvalidArgumentError, TableError, closest
 from neuronwise.formula import Formula
 
-__all__ = ["Found", "Neuron", "check_formula", "given", "search"]
+__all__ = ["FEWEST_TO_SEARCH", "Found", "Neuron", "check_formula", "given", "search"]
 
-# A search needs some rows; see neuronwise.discover.
+#: A search needs some rows; see neuronwise.discover.
 FEWEST_TO_SEARCH = 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ from neuronwise.engine import blocks_of, map_reduce, progress_bar
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.estimators._comparison_job import RANKED_BY, FoldJob, Split
 from neuronwise.estimators._comparison_tables import comparison_tables
-from neuronwise.estimators._learners import LEARNERS, REFERENCE, Setting, chosen
+from neuronwise.estimators._learners import REFERENCE, Setting, chosen
+from neuronwise.estimators._neuron import FEWEST_TO_SEARCH
 from neuronwise.estimators.comparison import Comparison
 from neuronwise.store import Manifest
 
 __all__ = ["compare"]
+
+# What discover() holds out unless told, and the fewest rows that it measures on.
+_HELD_OUT, _FEWEST_HELD_OUT = 0.25, 10
+# Rows of a training part (for classes: by each class, and of the rarest) of which a tenth is worth putting aside.
+_FEWEST_TO_SPARE, _FEWEST_OF_CLASS = 20, 5
 
 
 def compare(
@@ -38,6 +45,7 @@ def compare(
     bases: Any = "default",
     rows: int | None = None,
     confidence: Confidence = "stability",
+    resamples: int = 50,
     engine: str = "local",
     workers: int | None = None,
     checkpoint: str | Path | None = None,
@@ -72,7 +80,8 @@ def compare(
         max_epochs: Most epochs of a network; all stop early.
         bases: Base functions that the search chooses from.
         confidence: How sure one can be of the formula found on all rows, as in :func:`neuronwise.discover`.
-        rows: Use no more rows for training than this, drawn at random from each training part.
+        resamples: Searches on halves of the rows, for ``"stability"``.
+        rows: Use no more rows for training than this, 10 or more, drawn at random from each training part.
         engine: ``"local"``, ``"processes"`` or ``"ray"``; a test part is a block of work.
         workers: Number of workers.
         checkpoint: A file to go on from after an interruption.
@@ -83,7 +92,7 @@ def compare(
         The comparison.
 
     Raises:
-        DataError: If the data cannot be used: see :func:`neuronwise.discover`.
+        DataError: If the data cannot be used (see :func:`neuronwise.discover`), or a training part is too small.
         InvalidArgumentError: If an argument cannot be meant.
 
     Source: C. Nadeau, Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003), for the
@@ -93,22 +102,24 @@ def compare(
     X, y = (table.X, table.y) if table is not None else (X, y)
     if y is None:
         raise InvalidArgumentError("y is missing: the target, one value a row.")
-    others = chosen(learners)
+    compared = chosen(learners)
     _check(tune=tune, repeats=repeats, max_epochs=max_epochs, hidden=hidden, rows=rows)
     problem = make_problem(X, y, task=task, bases="x", scale="none", seed=seed)
     if problem.task == "count" or problem.y.ndim > 1:
         raise DataError(
             "Learners are compared on one target of numbers or of classes; for others use discover()."
         )
+    splits = _splits(folds, int(repeats), problem, rows)
+    _check_training(splits, problem)
     setting = Setting(
         classes=problem.task == "classification",
         hidden=tuple(map(int, hidden)),
         max_epochs=int(max_epochs),
         bases=bases,
         seed=int(seed),
+        spare_rows=_can_spare_rows(splits, problem),
     )
-    splits = _splits(folds, int(repeats), problem, rows)
-    job = FoldJob(problem.X, problem.y, splits, [LEARNERS[REFERENCE], *others], setting, int(tune))
+    job = FoldJob(problem.X, problem.y, splits, compared, setting, int(tune))
     found = discover(
         problem.X,
         problem.y,
@@ -116,6 +127,8 @@ def compare(
         task=problem.task,
         bases=bases,
         confidence=confidence,
+        resamples=resamples,
+        held_out=_held_out(problem),
         seed=seed,
         engine=engine,
         workers=workers,
@@ -144,9 +157,14 @@ def compare(
 
 
 def _check(*, tune: int, repeats: int, max_epochs: int, hidden: Sequence[int], rows: int | None) -> None:
-    for name, value in (("tune", tune), ("repeats", repeats), ("max_epochs", max_epochs), ("rows", rows)):
-        if value is not None and value < 1:
-            raise InvalidArgumentError(f"{name} must be at least 1, not {value}.")
+    for name, value, least in (
+        ("tune", tune, 1),
+        ("repeats", repeats, 1),
+        ("max_epochs", max_epochs, 1),
+        ("rows", rows, FEWEST_TO_SEARCH),
+    ):
+        if value is not None and value < least:
+            raise InvalidArgumentError(f"{name} must be at least {least}, not {value}.")
     if not len(hidden) or min(hidden) < 1:
         raise InvalidArgumentError(f"hidden must be one or more widths of at least 1, not {tuple(hidden)}.")
 
@@ -180,6 +198,42 @@ def _splits(
             train = np.sort(rng.choice(train, rows, replace=False))
         splits.append(Split(number, train, test))
     return splits
+
+
+def _check_training(splits: Sequence[Split], problem: SearchProblem) -> None:
+    """Refuse training parts that nothing can be searched or tuned on, before any work is done."""
+    sizes = [len(split.train) for split in splits]
+    if min(sizes) < FEWEST_TO_SEARCH:
+        needed = ceil(FEWEST_TO_SEARCH * problem.n / float(np.mean(sizes)))
+        raise DataError(
+            f"Of {problem.n} rows, a training part has {min(sizes)} only, and a search needs {FEWEST_TO_SEARCH}: that "
+            f"takes about {needed} rows in all, or more test parts (folds), which are smaller then."
+        )
+    if problem.classes:
+        for split in splits:
+            if np.count_nonzero(np.bincount(problem.y[split.train]) > 1) < 2:
+                raise DataError(
+                    f"Without test part {split.fold} there are not two classes with two rows each to train on. Take "
+                    "fewer test parts (folds), or more rows."
+                )
+
+
+def _can_spare_rows(splits: Sequence[Split], problem: SearchProblem) -> bool:
+    """Return whether a learner can put a tenth of four fifths of any training part aside, and learn from the rest."""
+    fewest = min(len(split.train) for split in splits)
+    if not problem.classes:
+        return fewest >= _FEWEST_TO_SPARE
+    sizes = [np.unique(problem.y[split.train], return_counts=True)[1] for split in splits]
+    # A row of every class has to be among those put aside.
+    return bool(
+        fewest >= _FEWEST_TO_SPARE * len(problem.classes) and min(map(np.min, sizes)) >= _FEWEST_OF_CLASS
+    )
+
+
+def _held_out(problem: SearchProblem) -> float:
+    """Return the share of rows that the formula of all rows is measured on; 0 where it would be too few to say much."""
+    sizes = np.bincount(problem.y) if problem.classes else np.array([problem.n])
+    return _HELD_OUT if np.round(_HELD_OUT * sizes[sizes > 1]).sum() >= _FEWEST_HELD_OUT else 0.0
 
 
 def _drawn_splits(

@@ -16,6 +16,7 @@ from neuronwise.cli.design.options import (
     DropMissing,
     Encode,
     Inputs,
+    Resamples,
     TableName,
     Target,
     Task,
@@ -66,15 +67,7 @@ def discover(
     bases: Bases = "default",
     task: TaskName = Task.auto,
     confidence: ConfidenceBy = Confidence.stability,
-    resamples: Annotated[
-        int,
-        typer.Option(
-            "--resamples",
-            min=2,
-            metavar="N",
-            help="Searches on halves of the rows, for stability; an even number.",
-        ),
-    ] = 50,
+    resamples: Resamples = 50,
     fdr: Annotated[
         float, typer.Option("--fdr", metavar="X", help="False discovery rate of knockoffs, between 0 and 1.")
     ] = 0.1,

@@ -22,6 +22,7 @@ __all__ = [
     "Encode",
     "Hidden",
     "Inputs",
+    "Resamples",
     "TableName",
     "Target",
     "Task",
@@ -111,6 +112,15 @@ ConfidenceBy = Annotated[
         "--confidence",
         help="How sure we are of each base function: how often it is found on halves of the rows, or whether it beats "
         "decoys at a false discovery rate.",
+    ),
+]
+Resamples = Annotated[
+    int,
+    typer.Option(
+        "--resamples",
+        min=2,
+        metavar="N",
+        help="Searches on halves of the rows, for stability; an even number.",
     ),
 ]
 Hidden = Annotated[
