@@ -39,6 +39,7 @@ KINDS: Mapping[str, str] = MappingProxyType(
         "activity": "neuronwise.observe.activity:Activity",
         "edit": "neuronwise.edit.evaluation:EditEvaluation",
         "attribution": "neuronwise.attribute.attribution:Attribution",
+        "audit": "neuronwise.train.audited:Audit",
         "knowledge": "neuronwise.knowledge.located:KnowledgeNeurons",
         "effect": "neuronwise.knowledge.effect:Effect",
         "knowledge_map": "neuronwise.knowledge.map:KnowledgeMap",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from neuronwise.errors import InvalidArgumentError, closest
-from neuronwise.store._tables import attribute, discover, edit, estimators, knowledge, observe
+from neuronwise.store._tables import attribute, discover, edit, estimators, knowledge, observe, train
 from neuronwise.store._tables.columns import Column, Table
 
 __all__ = ["MANIFEST_TABLES", "SCHEMA_VERSION", "TABLES", "Column", "Table", "markdown", "table_schema"]
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 TABLES: Mapping[str, Table] = MappingProxyType(
     {
         table.name: table
-        for verb in (observe, attribute, knowledge, edit, discover, estimators)
+        for verb in (observe, attribute, knowledge, edit, discover, train, estimators)
         for table in verb.TABLES
     }
 )

@@ -1,5 +1,7 @@
 """Training: monosemanticity inhibited or encouraged in any training loop."""
 
+from neuronwise.train.audit import audit
+from neuronwise.train.audited import Audit
 from neuronwise.train.controller import Controller
 from neuronwise.train.decorrelation import Decorrelation
 from neuronwise.train.method import Method
@@ -21,6 +23,7 @@ from neuronwise.train.view import View
 __all__ = [
     "L2E",
     "METHODS",
+    "Audit",
     "ClassSelectivity",
     "Controller",
     "Decorrelation",
@@ -36,4 +39,5 @@ __all__ = [
     "SoLU",
     "TailPenalty",
     "View",
+    "audit",
 ]
