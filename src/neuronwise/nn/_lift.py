@@ -8,124 +8,19 @@ pass is itself differentiable.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from neuronwise.errors import InvalidArgumentError
-from neuronwise.formula import Base
+from neuronwise.nn._feature import Feature
 from neuronwise.nn._pieces import pieces
 
-__all__ = ["Feature", "Lift"]
+__all__ = ["Lift", "Normaliser"]
 
 Normaliser = tuple[Tensor, Tensor]
 """Mean and reciprocal deviation of each input."""
-
-_MARGIN = 1e-3
-"""How near to a point where a base function or its slope is infinite an argument may come."""
-
-_GRID = np.linspace(-8.0, 8.0, 16001)
-_DENSITY = np.exp(-0.5 * _GRID**2) / np.exp(-0.5 * _GRID**2).sum()
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One base function with what keeps its values and slopes in bounds.
-
-    Args:
-        base: The function.
-        slope: Its derivative; None if it calls a function that has none but by autograd.
-        power: Its exponent, if it is a whole power of x.
-        low: Smallest argument that it gets.
-        high: Largest argument that it gets.
-        hole: Arguments nearer to 0 than this are moved away from it; 0 for none.
-        centre: What is subtracted from its values.
-        scale: What they are divided by then.
-        size: Root mean square of the resulting feature under a standard normal input.
-    """
-
-    base: Base
-    slope: Base | None
-    power: int | None
-    low: float
-    high: float
-    hole: float
-    centre: float
-    scale: float
-    size: float
-
-    @classmethod
-    def of(cls, base: Base, *, standardise: bool, clip: float) -> Feature:
-        """Measure a base function under a standard normal argument.
-
-        Args:
-            base: The function.
-            standardise: Whether its values are centred and scaled.
-            clip: Bound of the argument; infinity for none.
-
-        Raises:
-            InvalidArgumentError: If its values are not finite even so.
-        """
-        power = _power_of(base)
-        slope = None if base.derivative_text is None else base.derivative()
-        low, high, hole = _safe_arguments(base, slope, clip)
-        bounded = np.clip(_GRID, max(low, -clip), min(high, clip))
-        values = base(_moved(bounded, hole))
-        with np.errstate(all="ignore"):
-            mean = float(_DENSITY @ values)
-            deviation = math.sqrt(float(_DENSITY @ (values - mean) ** 2))
-        if not math.isfinite(deviation):
-            raise InvalidArgumentError(
-                f"The base function {base.text!r} is not finite on ordinary inputs (-8 to 8): give a smaller clip=, or "
-                "leave it out."
-            )
-        if deviation < 1e-12:
-            raise InvalidArgumentError(
-                f"The base function {base.text!r} is constant: it tells neurons nothing."
-            )
-        centre, scale = (mean, deviation) if standardise else (0.0, 1.0)
-        size = math.sqrt(float(_DENSITY @ ((values - centre) / scale) ** 2))
-        return cls(base, slope, power, low, high, hole, centre, scale, size)
-
-    @property
-    def at_zero(self) -> float:
-        """Its value at 0."""
-        return (float(self.base(_moved(np.zeros(1), self.hole))[0]) - self.centre) / self.scale
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether its values are those of the base function."""
-        return self.centre == 0.0 and self.scale == 1.0
-
-    def guarded(self, u: Tensor) -> Tensor:
-        """Return the arguments moved to where the function and its slope are finite; differentiable."""
-        if math.isfinite(self.low) or math.isfinite(self.high):
-            u = torch.clamp(u, self.low, self.high)
-        if self.hole:
-            u = torch.where(u.abs() < self.hole, torch.where(u < 0, -self.hole, self.hole), u)
-        return u
-
-    def values(self, u: Tensor) -> Tensor:
-        """Return the feature of arguments; differentiable, any dtype.
-
-        Args:
-            u: Arguments, bounded by the clip of the lift.
-        """
-        raw = u**self.power if self.power is not None else self.base(self.guarded(u))
-        return raw if self.is_bare else (raw - self.centre) * (1.0 / self.scale)
-
-    def slopes(self, u: Tensor) -> Tensor:
-        """Return the derivative of :meth:`values` times the scale; differentiable."""
-        guarded = self.guarded(u)
-        assert self.slope is not None
-        slope = self.slope(guarded)
-        # Where the argument was moved, the feature does not follow it.
-        return slope if guarded is u else torch.where(guarded == u, slope, 0.0)
 
 
 @dataclass(frozen=True)
@@ -201,18 +96,20 @@ class Lift:
             if feature is None:
                 place.copy_(x)
                 continue
+            factor = 1.0 / feature.scale
+            shift = None if feature.is_bare else torch.tensor(-feature.centre * factor, dtype=u.dtype)
             if feature.power is None:
                 raw = feature.base(feature.guarded(u))
+                place.copy_(raw) if shift is None else torch.add(shift, raw, alpha=factor, out=place)
+                continue
+            while exponent < feature.power - 1:
+                power = power * u if exponent == 1 else power.mul_(u)
+                exponent += 1
+            # The last factor in one pass with what standardises the power.
+            if shift is None:
+                torch.mul(power, u, out=place)
             else:
-                while exponent < feature.power:
-                    power = power * u if exponent == 1 else power.mul_(u)
-                    exponent += 1
-                raw = power
-            if feature.is_bare:
-                place.copy_(raw)
-            else:
-                shift = torch.tensor(-feature.centre / feature.scale, dtype=u.dtype)
-                torch.add(shift, raw, alpha=1.0 / feature.scale, out=place)
+                torch.addcmul(shift, power, u, value=factor, out=place)
 
     def slope(self, x: Tensor, grad: Tensor, axis: int, mean: Tensor | None, scale: Tensor | None) -> Tensor:
         """Return the gradient at the input in plain differentiable operations."""
@@ -234,51 +131,65 @@ class Lift:
     ) -> Tensor:
         """Return the gradient at the input with few temporary tensors; not differentiable."""
         result = torch.empty_like(x)
+        # The last factor of the gradient in one pass with what the features that are the input itself add.
+        factor: Tensor | float = self._unit if scale is None else scale * self._unit
         for part, above, place in zip(pieces(x, x), pieces(grad, x), pieces(result, x), strict=True):
             places = self._places(above, axis)
             through = self._slope_at(self._arguments(part, mean, scale), places)
-            place.copy_(through) if scale is None else torch.mul(through, scale, out=place)
-            for feature, direct in places:
-                if feature is None:
-                    place.add_(direct)
+            direct = [part for feature, part in places if feature is None]
+            if not direct:
+                torch.mul(through, factor, out=place)
+            elif isinstance(factor, Tensor):
+                torch.addcmul(direct[0], through, factor, out=place)
+            else:
+                torch.add(direct[0], through, alpha=factor, out=place)
         return result
 
+    @property
+    def _unit(self) -> float:
+        """The number in the slope of the feature that comes first: the highest power, or else the first in order."""
+        first = max((feature for feature in self.features if feature is not None), key=lambda f: f.power or 0)
+        return (first.power or 1) / first.scale
+
     def _slope_at(self, u: Tensor, places: list[tuple[Feature | None, Tensor]]) -> Tensor:
-        """Return the gradient at bounded arguments, without the part of the features that are the input itself."""
-        through: Tensor | None = None
-        exponent = 1
+        """Return the gradient at bounded arguments, without the part of the features that are the input itself.
+
+        In units of the number in the first feature's slope, by which a later pass multiplies.
+        """
+        unit, through, exponent = self._unit, None, 0
         # Powers by Horner's rule, from the highest down: sum_k k g_k u^(k-1).
         for feature, part in sorted(places, key=_by_power, reverse=True):
             if feature is None or feature.power is None:
                 continue
             if through is None:
-                through = part.to(u.dtype) * (feature.power / feature.scale)
-            else:
-                for _ in range(exponent - feature.power):
-                    through.mul_(u)
-                through.add_(part, alpha=feature.power / feature.scale)
-            exponent = feature.power
-        if through is not None:
-            for _ in range(exponent - 1):
+                through, exponent = part * u, feature.power - 1
+                continue
+            for _ in range(exponent - feature.power):
                 through.mul_(u)
+            through.add_(part, alpha=feature.power / feature.scale / unit)
+            exponent = feature.power
+        for _ in range(exponent - 1):
+            through.mul_(u)
         for feature, part in places:
             if feature is not None and feature.power is None:
-                slope, factor = feature.slopes(u), 1.0 / feature.scale
+                slope = feature.slopes(u)
                 if through is None:
-                    through = (part * slope).mul_(factor)
+                    through = part * slope
                 else:
-                    through.addcmul_(part.to(u.dtype), slope, value=factor)
+                    through.addcmul_(part.to(u.dtype), slope, value=1.0 / feature.scale / unit)
         assert through is not None
         if math.isfinite(self.clip):
-            through = torch.ops.aten.hardtanh_backward(through, u, -self.clip, self.clip)
+            torch.ops.aten.hardtanh_backward.grad_input(through, u, -self.clip, self.clip, grad_input=through)
         return through
 
     def _arguments(self, x: Tensor, mean: Tensor | None, scale: Tensor | None) -> Tensor:
         """Return standardised and bounded arguments, in no less than single precision."""
         u = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         if mean is not None and scale is not None:
-            u = (u - mean) * scale
-        return torch.clamp(u, -self.clip, self.clip) if math.isfinite(self.clip) else u
+            u = (u - mean).mul_(scale)
+        if math.isfinite(self.clip):
+            u = torch.clamp(u, -self.clip, self.clip) if u is x else u.clamp_(-self.clip, self.clip)
+        return u
 
     def _places(self, stacked: Tensor, axis: int) -> list[tuple[Feature | None, Tensor]]:
         """Return each feature with its place in a stack, a view of the shape of the input."""
@@ -327,28 +238,3 @@ class _Lifted(torch.autograd.Function):
 def _by_power(entry: tuple[Feature | None, Tensor]) -> int:
     feature = entry[0]
     return 0 if feature is None or feature.power is None else feature.power
-
-
-def _power_of(base: Base) -> int | None:
-    """Return the exponent of a whole power of x, or None for any other function."""
-    match = re.fullmatch(r"x(?:\*\*(\d+))?", base.text)
-    return None if match is None else int(match[1] or 1)
-
-
-def _moved(arguments: NDArray[np.float64], hole: float) -> NDArray[np.float64]:
-    """Return arguments moved away from 0."""
-    return np.where(np.abs(arguments) < hole, np.where(arguments < 0, -hole, hole), arguments)
-
-
-def _safe_arguments(base: Base, slope: Base | None, clip: float) -> tuple[float, float, float]:
-    """Return the smallest and largest argument with finite value and slope, and how far to keep from 0."""
-    low, high = base.domain
-    around = _GRID[np.abs(_GRID) >= _MARGIN]
-    at_zero = [float(each(np.zeros(1))[0]) for each in (base, slope) if each is not None]
-    hole = 0.0 if all(map(math.isfinite, at_zero)) else _MARGIN
-    if hole and np.isfinite(base(around)).all():
-        # Such as 1/x and sqrt(abs(x)): only 0 itself is out.
-        return -math.inf, math.inf, hole
-    low = -math.inf if low < -clip else low + _MARGIN
-    high = math.inf if high > clip else high - _MARGIN
-    return low, high, 0.0 if low >= 0.0 else hole

@@ -78,9 +78,10 @@ def update(x: Tensor, axis: int, mean: Tensor, variance: Tensor, batches: Tensor
 def _sums(rows: Tensor, around: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of the bounded differences to ``around``, and of their squares, for each feature."""
     others = [dim for dim in range(rows.dim()) if dim != rows.dim() - around.dim()]
-    total, squares = torch.zeros_like(around), torch.zeros_like(around)
+    total, squares, low = torch.zeros_like(around), torch.zeros_like(around), -reach
     for part in pieces(rows, rows):
-        difference = torch.clamp(part - around, -reach, reach)
-        total = total + difference.sum(others).view_as(around)
-        squares = squares + difference.square_().sum(others).view_as(around)
+        difference = torch.sub(part, around)
+        torch.clamp(difference, low, reach, out=difference)
+        total += difference.sum(others).view_as(around)
+        squares += difference.square_().sum(others).view_as(around)
     return total.flatten(), squares.flatten()

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.nn._feature import Feature
 from neuronwise.nn._layout import Group, Layout
-from neuronwise.nn._lift import Feature, Lift, Normaliser
+from neuronwise.nn._lift import Lift, Normaliser
 from neuronwise.nn._moments import scale_of, update
 from neuronwise.nn._normalise import Normalise, normalisation
 from neuronwise.nn.combine import Blocks
