@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import multiprocessing, nn
 
 from neuronwise.sites import Site, Sites
-from neuronwise.train import Controller, Monosemanticity, ReversedDeactivation
+from neuronwise.train import Controller, Monosemanticity, NeuronHealth, ReversedDeactivation
 
 SITES = Sites([Site("1", "output", width=8), Site("3", "output", width=7)])
 METHODS = {
@@ -54,11 +54,24 @@ def run(name, rank, processes):
     }
 
 
+def healthy(rank, processes):
+    """Look at this process's half of each batch; return what is found of the neurons."""
+    model = network()
+    health = NeuronHealth(model, SITES, every=2, window=3, rows=24)
+    generator = torch.Generator().manual_seed(1)
+    with health.attached():
+        for _ in range(12):
+            model(torch.randn(24, 5, generator=generator, dtype=torch.float64)[rank::processes])
+            health.step()
+    return health.state_dict()
+
+
 def work(rank, port, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
-        torch.save({name: run(name, rank, 2) for name in METHODS}, f"{folder}/{rank}.pt")
+        found = {name: run(name, rank, 2) for name in METHODS} | {"health": healthy(rank, 2)}
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -85,3 +98,14 @@ def test_two_processes_equal_one(name, parts):
             assert (first[key] - value).abs().max() < 1e-6 * scale, key
         else:
             assert torch.equal(first[key], value), key
+
+
+def test_the_health_of_neurons_is_judged_by_the_rows_of_both(parts):
+    with torch.random.fork_rng(devices=[]):
+        expected = healthy(0, 1)
+    first, second = (part["health"] for part in parts)
+    for key, value in first.items():
+        assert torch.equal(value.nan_to_num(), second[key].nan_to_num()), key
+    for name in ("mean", "variance"):
+        key = f"states.0.{name}"
+        assert torch.allclose(first[key], expected[key], atol=1e-5), key

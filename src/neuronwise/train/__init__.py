@@ -4,6 +4,7 @@ from neuronwise.train.audit import audit
 from neuronwise.train.audited import Audit
 from neuronwise.train.controller import Controller
 from neuronwise.train.decorrelation import Decorrelation
+from neuronwise.train.health import NeuronHealth
 from neuronwise.train.method import Method
 from neuronwise.train.methods import METHODS
 from neuronwise.train.monoscore import MonoScoreReward
@@ -35,6 +36,7 @@ __all__ = [
     "MonoScoreReward",
     "Monosemanticity",
     "NaiveDeactivation",
+    "NeuronHealth",
     "ReversedDeactivation",
     "SoLU",
     "TailPenalty",
