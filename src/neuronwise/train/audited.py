@@ -31,7 +31,7 @@ class Audit(Result):
     @property
     def inhibitors(self) -> tuple[str, ...]:
         """Names of the inhibitors, without that of none."""
-        return tuple(self.manifest.action["parameters"]["inhibitors"])
+        return tuple(self.tables["verdicts"]["inhibitor"])
 
     @property
     def by(self) -> str:
@@ -42,6 +42,11 @@ class Audit(Result):
     def metric(self) -> str:
         """The task's figure that the verdicts tell."""
         return str(self.manifest.action["parameters"]["metric"])
+
+    @property
+    def condition(self) -> str:
+        """How often the condition holds on which the argument for reversal rests, in words; empty if not looked at."""
+        return condition_of(self.tables["audit_figures"])
 
     def figure(
         self,
