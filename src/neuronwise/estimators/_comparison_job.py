@@ -37,11 +37,19 @@ _KEPT_PREDICTIONS = 1000
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to train on and rows to test on."""
+    """Rows to train on and rows to test on.
+
+    Args:
+        fold: Its number.
+        train: Rows to train on.
+        test: Rows to test on.
+        pool: How many rows those to train on were drawn from: the less of them is drawn, the less splits overlap.
+    """
 
     fold: int
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+    pool: int
 
 
 @dataclass
@@ -108,9 +116,8 @@ class FoldJob:
         for number, name in enumerate(self.names):
             learner = LEARNERS[name]
             started = time.perf_counter()
-            search = self._search(learner, split, formula, seed=1000 * split.fold + number)
+            fitted, settings = self._tuned(learner, split, formula, seed=1000 * split.fold + number)
             seconds = time.perf_counter() - started
-            fitted = search.best_estimator_
             where = {"learner": name, "fold": split.fold}
             predicted, scores = self._scores(fitted, split.test)
             state.folds += [{**where, "metric": metric, "value": value} for metric, value in scores.items()]
@@ -123,7 +130,7 @@ class FoldJob:
                     "parameters": None if module is None else sum(p.numel() for p in module.parameters()),
                     "hidden": " ".join(map(str, getattr(fitted, "hidden", ()))),
                     "formula": _neuron(fitted),
-                    "settings": json.dumps(search.best_params_, sort_keys=True),
+                    "settings": json.dumps(settings, sort_keys=True),
                     "seconds": seconds,
                 }
             )
@@ -135,7 +142,7 @@ class FoldJob:
 
     def _formula(self, split: Split) -> Any:
         """Return the formula that the search finds on the training part; learners of one split share it."""
-        if not {"task", "task_matched"} & set(self.names):
+        if not any(LEARNERS[name].searched for name in self.names):
             return None
         target = self.target[split.train]
         return discover(
@@ -148,15 +155,20 @@ class FoldJob:
             seed=self.setting.seed,
         ).neuron
 
-    def _search(self, learner: Learner, split: Split, formula: Any, *, seed: int) -> Any:
-        """Return the fitted search over a learner's settings."""
+    def _tuned(
+        self, learner: Learner, split: Split, formula: Any, *, seed: int
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """Return a learner fitted with the best of its settings, and these."""
+        from sklearn.base import clone
         from sklearn.model_selection import PredefinedSplit, RandomizedSearchCV, train_test_split
 
         estimator = learner.make(self.setting)
-        if learner.name in ("task", "task_matched"):
-            estimator.set_params(formula=formula)
+        tried = clone(estimator)
+        if learner.searched:
+            # The guard trains thirty networks: a setting is judged by the task neurons alone, and the guard runs once.
+            tried.set_params(formula=formula, guard=False)
         if learner.matched:
-            estimator.set_params(hidden=self._matched(estimator))
+            tried.set_params(hidden=self._matched(tried))
         grid = learner.settings(self.setting)
         count = int(np.prod([len(values) for values in grid.values()]))
         target = self.target[split.train].astype(np.int64 if self.setting.classes else np.float64)
@@ -170,18 +182,22 @@ class FoldJob:
         part = np.full(len(rows), -1)
         part[kept] = 0
         search = RandomizedSearchCV(
-            estimator,
+            tried,
             dict(grid),
             n_iter=min(self.tune, count),
             scoring=_SCORING[self.setting.classes],
             cv=PredefinedSplit(part),
             random_state=seed,
             error_score="raise",
+            refit=False,
         )
         with warnings.catch_warnings():
             # A learner that has not converged within its epochs is scored as it is, like all others.
             warnings.filterwarnings("ignore", category=UserWarning)
-            return search.fit(self.inputs[split.train], target)
+            search.fit(self.inputs[split.train], target)
+            final = estimator if learner.guarded else tried
+            final.set_params(**search.best_params_)
+            return final.fit(self.inputs[split.train], target), search.best_params_
 
     def _matched(self, estimator: Any) -> tuple[int, ...]:
         """Return the widest hidden layers, all narrowed alike, with no more parameters than linear neurons have."""

@@ -32,7 +32,7 @@ def comparison_tables(records: Records, job: FoldJob) -> dict[str, pd.DataFrame]
     """Return all tables of a comparison but those of the search."""
     folds = pd.DataFrame(records.folds)
     fits = pd.DataFrame(records.fits)
-    ratio = float((fits["test_rows"] / fits["train_rows"]).mean())
+    ratio = float(np.mean([len(split.test) / split.pool for split in job.splits]))
     order = {name: number for number, name in enumerate(job.names)}
     means, pairs = [], []
     for metric, part in folds.groupby("metric", sort=False):

@@ -53,6 +53,8 @@ class Learner:
         classes_grid: Those for classes, where they have other names.
         package: The package it needs, or "".
         matched: Whether its hidden layers are made narrower until it has no more parameters than the reference.
+        searched: Whether its neurons have the formula that the search finds on the training part.
+        guarded: Whether the guard decides between these and linear ones.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Learner:
     grid: Mapping[str, Sequence[Any]]
     package: str = ""
     matched: bool = False
+    searched: bool = False
+    guarded: bool = False
     classes_grid: Mapping[str, Sequence[Any]] | None = None
 
     def settings(self, setting: Setting) -> Mapping[str, Sequence[Any]]:
@@ -184,9 +188,18 @@ LEARNERS: Mapping[str, Learner] = MappingProxyType(
             Learner("linear", "neurons", _network(formula="linear"), _NET_GRID),
             Learner("quadratic", "neurons", _network(formula="x + x**2"), _NET_GRID),
             Learner("quadratic_matched", "neurons", _network(formula="x + x**2"), _NET_GRID, matched=True),
-            Learner("task", "neurons", _network(formula="auto"), _NET_GRID),
-            Learner("task_matched", "neurons", _network(formula="auto"), _NET_GRID, matched=True),
-            Learner("guarded", "neurons", _network(formula="auto", guard=True), _NET_GRID),
+            Learner("task", "neurons", _network(formula="auto"), _NET_GRID, searched=True),
+            Learner(
+                "task_matched", "neurons", _network(formula="auto"), _NET_GRID, matched=True, searched=True
+            ),
+            Learner(
+                "guarded",
+                "neurons",
+                _network(formula="auto", guard=True),
+                _NET_GRID,
+                searched=True,
+                guarded=True,
+            ),
             Learner(
                 "linear_model",
                 "scikit-learn",

@@ -193,10 +193,11 @@ def _splits(
         made = [(np.flatnonzero(given != one), np.flatnonzero(given == one)) for one in np.unique(given)]
     splits = []
     for number, (train, test) in enumerate(made):
-        if rows is not None and rows < len(train):
+        pool = len(train)
+        if rows is not None and rows < pool:
             rng = np.random.default_rng([problem.seed, number])
             train = np.sort(rng.choice(train, rows, replace=False))
-        splits.append(Split(number, train, test))
+        splits.append(Split(number, train, test, pool))
     return splits
 
 
