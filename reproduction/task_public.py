@@ -11,7 +11,7 @@ from neuronwise.estimators import compare
 
 FOLDS = 10
 #: Larger sets are trained on this many rows of each training part, for time.
-ROWS = 2000
+ROWS = 1000
 LEARNERS = (
     "linear",
     "quadratic",
@@ -51,9 +51,9 @@ def measure(folder: Path, file: str, name: str, classes: bool) -> dict[str, Any]
         task="classification" if classes else "regression",
         folds=folds,
         rows=ROWS,
-        tune=4,
+        tune=3,
         hidden=(32, 16),
-        max_epochs=150,
+        max_epochs=100,
         progress=False,
     )
     means, pairs = result.tables["comparison"], result.tables["comparison_pairs"]
