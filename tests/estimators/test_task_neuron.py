@@ -29,6 +29,7 @@ from neuronwise.estimators._guard import _decide
 from neuronwise.estimators._picture import curves
 from neuronwise.formula import Formula
 
+FAR = "Inputs far outside"
 QUICK = {"hidden": (8,), "max_epochs": 40, "learning_rate": 0.02}
 
 
@@ -74,8 +75,11 @@ def test_the_formula_is_about_the_inputs_where_they_are_small():
     assert model.formula_scaler_.raw
     assert model.module_.neurons1.normalise == "all"
     assert model.score(X[600:], y[600:]) > 0.97  # 0.985 is all that the noise leaves
-    assert np.isfinite(model.predict(np.full((1, 4), 1e100))).all()
-    np.testing.assert_array_equal(model.predict(np.full((1, 4), 1e100)), model.predict(np.full((1, 4), 1e9)))
+    with pytest.warns(UserWarning, match=FAR) as said:
+        farthest, far = (model.predict(np.full((1, 4), value)) for value in (1e100, 1e9))
+    assert [warning.filename for warning in said] == [__file__] * 2
+    assert np.isfinite(far).all()
+    np.testing.assert_array_equal(farthest, far)
     with_units = TaskNeuronRegressor("x + x**2", hidden=(4,), guard=False, max_epochs=2).fit(1e3 * X, y)
     always = clone(with_units).set_params(scale="standard").fit(X, y)
     for one in (with_units, always):
@@ -212,7 +216,8 @@ def test_huge_inputs_constant_columns_and_an_outlier():
     scaled = clone(plain).set_params(scale="standard").fit(X[:200], y[:200])
     huge = clone(scaled).fit(1e6 * X[:200] + 1e7, y[:200])
     np.testing.assert_allclose(huge.predict(1e6 * X + 1e7), scaled.predict(X), atol=1e-3)
-    assert np.isfinite(plain.predict(np.full((1, 3), 1e100))).all()
+    with pytest.warns(UserWarning, match=FAR):
+        assert np.isfinite(plain.predict(np.full((1, 3), 1e100))).all()
     padded = np.column_stack([X, np.full(300, 7.0)])
     constant = clone(plain).fit(padded[:200], y[:200])
     assert constant.score(padded[200:], y[200:]) > 0.8
@@ -220,6 +225,28 @@ def test_huge_inputs_constant_columns_and_an_outlier():
     spoilt[0, 0] = 100 * X[:, 0].std()
     outlier = clone(plain).fit(spoilt[:200], y[:200])
     assert outlier.score(X[200:], y[200:]) > 0.8
+
+
+def test_clipped_inputs_are_named_and_only_those_farther_out_than_any_seen(tmp_path):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"size": rng.normal(100, 20, 400), "rare": (np.arange(400) % 100 == 0).astype(float)})
+    made = TaskNeuronRegressor("x", scale="standard", guard=False, hidden=(4,), max_epochs=2)
+    model = made.fit(X, X["size"] + X["rare"])
+    again = TaskNeuronRegressor.load(model.save(tmp_path / "model"))
+    far = X.head(10).assign(size=[1000.0, -1000.0, *X["size"][:8]])
+    for one in (model, again):
+        one.predict(X)  # 1 in a column that is nearly always 0 is clipped, and nothing to warn of
+        with pytest.warns(
+            UserWarning, match=FAR + r".*rows: 2 of 10; columns: 'size' to \[.*\] \(rows: 2\)\."
+        ):
+            one.predict(far)
+    assert model.input_scaler_.apply(X.to_numpy())[:, 1].max() == 5
+    low, high = model.input_scaler_.undo(np.array([[-5.0], [5.0]]))[:, 0]
+    at_the_clip = X.head(2).assign(size=[high, low])
+    with pytest.warns(UserWarning, match=FAR):
+        np.testing.assert_allclose(
+            model.predict(far)[:2], model.predict(at_the_clip.assign(rare=far["rare"]))
+        )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._table import read_inputs
 from neuronwise.discover.candidate import predicted
-from neuronwise.discover.scaling import Scaling
+from neuronwise.discover.scaling import Scaling, warn_of_clipped
 from neuronwise.errors import DataError, InvalidArgumentError
 from neuronwise.formula import Formula
 from neuronwise.store import Result
@@ -112,7 +112,9 @@ class Discovery(Result):
     @property
     def scaling(self) -> Scaling:
         """How raw inputs become those of the formulas."""
-        return Scaling(self.arrays["centre"], self.arrays["scale"], self._about["clip"])
+        centre, scale = self.arrays["centre"], self.arrays["scale"]
+        seen = np.abs((self.ranges.T - centre) / scale).max(0)
+        return Scaling(centre, scale, self._about["clip"], seen)
 
     @property
     def figures(self) -> Mapping[str, float]:
@@ -135,6 +137,9 @@ class Discovery(Result):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return predictions of raw inputs: values, class labels, or expected counts.
+
+        Inputs far outside of what the search has seen are clipped as :attr:`scaling` says, and a warning names their
+        columns.
 
         Args:
             X: Table as in the search; a DataFrame may have its columns in any order.
@@ -232,7 +237,9 @@ class Discovery(Result):
         raw, _ = read_inputs(X)
         if raw.shape[1] != len(names):
             raise DataError(f"The search had {len(names)} inputs; this table has {raw.shape[1]}.")
-        scaled = self.scaling.apply(raw)
+        scaling = self.scaling
+        warn_of_clipped(scaling, raw, names, stacklevel=3)
+        scaled = scaling.apply(raw)
         predictors = np.column_stack([formula.evaluate(scaled) for formula in self.outputs])
         bad = np.flatnonzero(~np.isfinite(predictors).all(1))
         if len(bad):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from neuronwise.errors import InvalidArgumentError
 
-__all__ = ["Scale", "Scaling", "scaling_for", "scaling_of_targets"]
+__all__ = ["Scale", "Scaling", "scaling_for", "scaling_of_targets", "warn_of_clipped"]
 
 Scale = Literal["auto", "none", "standard"]
 
@@ -18,6 +20,7 @@ _RAW_LIMIT = 10.0
 _RAW_SPREAD = (0.1, 10.0)
 _RAW_ROOM = 1.5
 _ROUNDS = 2
+_SHOWN = 5  # columns in a warning
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -29,11 +32,13 @@ class Scaling:
         centre: What is taken off each column, ``(d,)``.
         scale: What each is divided by, ``(d,)``; 1 for a column that does not vary.
         clip: Largest absolute value afterwards; None where nothing is clipped.
+        reach: Largest absolute value of each column that was seen, scaled and not clipped, ``(d,)``; None if not known.
     """
 
     centre: NDArray[np.float64]
     scale: NDArray[np.float64]
     clip: float | None = None
+    reach: NDArray[np.float64] | None = None
 
     @property
     def raw(self) -> bool:
@@ -42,10 +47,21 @@ class Scaling:
 
     def apply(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return scaled values, ``(n, d)``."""
+        scaled = self._scaled(X)
+        return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
+
+    def beyond(self, X: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which values are clipped and farther out than any that was seen, ``(n, d)``."""
+        if self.clip is None:
+            return np.zeros(X.shape, dtype=bool)
+        seen = 0.0 if self.reach is None else self.reach
+        # A value that was seen comes back with an error of rounding where it has been kept in its own units.
+        return np.abs(self._scaled(X)) > np.maximum(self.clip, seen) * (1 + 1e-9)
+
+    def _scaled(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         # Values near the largest number there is may overflow here; the clip brings them back.
         with np.errstate(over="ignore"):
-            scaled = X if self.raw else (X - self.centre) / self.scale
-        return scaled if self.clip is None else np.clip(scaled, -self.clip, self.clip)
+            return X if self.raw else (X - self.centre) / self.scale
 
     def undo(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return values in the units that they had, ``(n, d)``."""
@@ -82,13 +98,44 @@ def scaling_for(
     rows = np.ones((len(X), 1)) if weight is None else weight[:, None]
     centre, spread = _moments(X, rows)
     if scale == "auto" and _fits_raw(X, spread):
-        return Scaling(np.zeros(d), np.ones(d), _RAW_ROOM * float(np.abs(X).max()) or None)
+        seen = np.abs(X).max(0)
+        return Scaling(np.zeros(d), np.ones(d), _RAW_ROOM * float(seen.max()) or None, seen)
     for _ in range(_ROUNDS):
         mean, deviation = _moments(X, rows * (np.abs(X - centre) <= clip * spread))
         # A rare indicator must not lose the few rows in which it is 1.
         usable = deviation > 0
         centre, spread = np.where(usable, mean, centre), np.where(usable, deviation, spread)
-    return Scaling(centre, _safe(spread, X), float(clip))
+    safe = _safe(spread, X)
+    return Scaling(centre, safe, float(clip), np.abs((X - centre) / safe).max(0))
+
+
+def warn_of_clipped(
+    scaling: Scaling, X: NDArray[np.float64], names: Sequence[str], *, stacklevel: int
+) -> None:
+    """Warn of values that are clipped before something is predicted from them, and farther out than any seen.
+
+    Args:
+        scaling: How inputs are scaled.
+        X: Raw inputs, ``(n, d)``.
+        names: Of the columns.
+        stacklevel: Of the call to blame, 1 for the caller of this function.
+    """
+    beyond = scaling.beyond(X)
+    rows = int(beyond.any(1).sum())
+    if not rows or scaling.clip is None:
+        return
+    columns = np.flatnonzero(beyond.any(0))
+    low, high = scaling.undo(np.array([[-scaling.clip], [scaling.clip]]))
+    shown = [
+        f"{names[i]!r} to [{low[i]:.4g}, {high[i]:.4g}] (rows: {beyond[:, i].sum()})"
+        for i in columns[:_SHOWN]
+    ]
+    more = f" and {len(columns) - _SHOWN} more columns" if len(columns) > _SHOWN else ""
+    warnings.warn(
+        f"Inputs far outside of those that the model was made from were clipped, rows: {rows} of {len(X)}; columns: "
+        f"{', '.join(shown)}{more}. What is predicted there is what is predicted at the clip.",
+        stacklevel=stacklevel + 1,
+    )
 
 
 def scaling_of_targets(values: NDArray[np.float64], weight: NDArray[np.float64]) -> Scaling:

@@ -5,25 +5,23 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from neuronwise.discover.scaling import Scaling
 from neuronwise.errors import InvalidArgumentError, closest
-from neuronwise.estimators import _picture, _saving
+from neuronwise.estimators import _picture
 from neuronwise.estimators._fitting import Fitted, Plan, Prepared, fit_networks, outputs, prepare, split_rows
 from neuronwise.estimators._guard import Guard, judge
-from neuronwise.estimators._inputs import Table, input_names, read_inputs, read_weight
+from neuronwise.estimators._inputs import Table, input_names, read_inputs, read_weight, scaled_inputs
 from neuronwise.estimators._network import ACTIVATIONS, build
 from neuronwise.estimators._neuron import Neuron, check_formula, given, search
+from neuronwise.estimators._saving import Arrays, Saving, scaling_from, scaling_to
 from neuronwise.estimators._seeds import seed_of
 from neuronwise.estimators._train import Recipe
 from neuronwise.estimators._whole import Whole
@@ -33,7 +31,7 @@ from neuronwise.nn import Kind
 __all__ = ["TaskNeuronEstimator"]
 
 
-class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class TaskNeuronEstimator(Saving):
     """Base of :class:`TaskNeuronRegressor` and :class:`TaskNeuronClassifier`."""
 
     def __init__(
@@ -172,7 +170,7 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
 
     def _outputs(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "module_")
-        return outputs(self.module_, self.input_scaler_.apply(read_inputs(self, X, reset=False)))
+        return outputs(self.module_, scaled_inputs(self, X))
 
     def to_torch(self) -> nn.Module:
         """Return the whole estimator as one torch module: raw inputs (n, d) to predictions.
@@ -192,35 +190,9 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         check_is_fitted(self, "module_")
         return _picture.draw(self, ax)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the fitted estimator to a folder of JSON and safetensors, which has no code in it.
-
-        Args:
-            folder: The folder to make.
-            overwrite: Replace one that is there.
-
-        Raises:
-            WriteError: If it cannot be written, or is there already.
-            InvalidArgumentError: If a parameter cannot be written as text.
-        """
-        check_is_fitted(self, "module_")
-        return _saving.write(self, Path(folder), overwrite=overwrite)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Return the estimator that :meth:`save` wrote.
-
-        Raises:
-            NotAResultError: If the folder is not one, or of another class.
-            IncompleteResultError: If a file is missing.
-            TamperedResultError: If a file is not what was written.
-        """
-        return _saving.read(cls, Path(folder))
-
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Return what the fit found: plain JSON, and arrays."""
-        names = getattr(self, "feature_names_in_", None)
-        state: dict[str, Any] = {
+        state, arrays = super()._state()
+        state |= {
             "formula": None if self.formula_ is None else self.formula_.to_dict(),
             "kind": None if self.kind_ is None else self.kind_.to_dict(),
             "guard": None if self.guard_ is None else self.guard_.to_dict(),
@@ -228,29 +200,21 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
             "best_epoch": self.best_epoch_,
             "best_loss": self.best_loss_,
             "outputs": self.n_outputs_,
-            "names": None if names is None else [str(name) for name in names],
             "scale": self.scale_,
-            "clip": self.input_scaler_.clip,
             "formula_clip": self.formula_scaler_.clip,
         }
-        arrays = {
+        arrays |= {
             f"module.{name}": tensor.cpu().numpy() for name, tensor in self.module_.state_dict().items()
         }
-        scalers = {
-            "inputs": self.input_scaler_,
-            "formula": self.formula_scaler_,
-            "targets": self.target_scaler_,
-        }
-        for name, scaler in scalers.items():
-            if scaler is not None:
-                arrays |= {f"{name}.centre": scaler.centre, f"{name}.scale": scaler.scale}
+        arrays |= scaling_to("formula", self.formula_scaler_)
+        if self.target_scaler_ is not None:
+            arrays |= scaling_to("targets", self.target_scaler_)
         arrays["formula.ranges"] = self._ranges
         return state, arrays
 
     @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: _saving.Arrays) -> Self:
-        """Return an estimator in that state, on the CPU."""
-        found = cls(**parameters)
+    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
+        found = super()._restored(parameters, state, arrays)
         found._check_parameters()
         found.formula_ = None if state["formula"] is None else Formula.from_dict(state["formula"])
         found.kind_ = None if state["kind"] is None else Kind.from_dict(state["kind"])
@@ -260,16 +224,8 @@ class TaskNeuronEstimator(BaseEstimator):  # type: ignore[misc] # scikit-learn h
         found.best_epoch_, found.best_loss_ = int(state["best_epoch"]), float(state["best_loss"])
         found.n_outputs_ = int(state["outputs"])
         found.scale_, found._ranges = str(state["scale"]), arrays["formula.ranges"]
-        found.input_scaler_ = Scaling(arrays["inputs.centre"], arrays["inputs.scale"], state["clip"])
-        found.formula_scaler_ = Scaling(
-            arrays["formula.centre"], arrays["formula.scale"], state["formula_clip"]
-        )
-        found.target_scaler_ = None
-        if "targets.centre" in arrays:
-            found.target_scaler_ = Scaling(arrays["targets.centre"], arrays["targets.scale"])
-        found.n_features_in_ = len(found.input_scaler_.centre)
-        if state["names"] is not None:
-            found.feature_names_in_ = np.array(state["names"], dtype=object)
+        found.formula_scaler_ = scaling_from("formula", arrays, state["formula_clip"])
+        found.target_scaler_ = scaling_from("targets", arrays, None) if "targets.centre" in arrays else None
         found.module_ = build(
             found.kind_,
             inputs=found.n_features_in_,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, column_or_1d, validate_data
 
+from neuronwise.discover.scaling import warn_of_clipped
 from neuronwise.errors import TableError
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "read_inputs",
     "read_numbers",
     "read_weight",
+    "scaled_inputs",
     "used_classes",
 ]
 
@@ -83,6 +85,19 @@ def read_inputs(estimator: Any, X: Any, y: Any = None, *, reset: bool) -> NDArra
     _check_finite(array, names, X.index if isinstance(X, pd.DataFrame) else None)
     checked: NDArray[np.float64] = array
     return checked
+
+
+def scaled_inputs(estimator: Any, X: Any) -> NDArray[np.float64]:
+    """Return the inputs of a prediction as the fitted estimator scales them; warn where values far outside are clipped.
+
+    Args:
+        estimator: A fitted estimator with an ``input_scaler_``.
+        X: The table; see :func:`read_inputs` for what is refused.
+    """
+    inputs = read_inputs(estimator, X, reset=False)
+    warn_of_clipped(estimator.input_scaler_, inputs, input_names(estimator), stacklevel=4)
+    scaled: NDArray[np.float64] = estimator.input_scaler_.apply(inputs)
+    return scaled
 
 
 def _refuse_text(frame: pd.DataFrame) -> None:

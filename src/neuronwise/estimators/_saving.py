@@ -7,11 +7,14 @@ import json
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 
+from neuronwise.discover.scaling import Scaling
 from neuronwise.errors import (
     IncompleteResultError,
     InvalidArgumentError,
@@ -20,7 +23,7 @@ from neuronwise.errors import (
 )
 from neuronwise.files import atomic_folder, sha256_file
 
-__all__ = ["Saved", "class_name", "labels_from", "labels_to", "read", "write"]
+__all__ = ["Arrays", "Saving", "class_name", "scaling_from", "scaling_to"]
 
 FORMAT = "neuronwise.estimator"
 VERSION = 1
@@ -31,30 +34,69 @@ DISCOVERY = "discovery"
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Saved(Protocol):
-    """What an estimator offers so that it can be saved."""
+class Saving(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+    """An estimator that is saved: to a folder, and with it what every one has, inputs with scaling and its target."""
 
     discovery_: Any
+    input_scaler_: Scaling
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters."""
-        ...
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the fitted estimator to a folder of JSON and safetensors, which has no code in it.
+
+        Args:
+            folder: The folder to make.
+            overwrite: Replace a saved estimator that is there.
+
+        Raises:
+            WriteError: If it cannot be written, or is there already.
+            InvalidArgumentError: If a parameter cannot be written as text.
+        """
+        check_is_fitted(self, "input_scaler_")
+        return _write(self, Path(folder), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Return the estimator that :meth:`save` wrote.
+
+        Raises:
+            NotAResultError: If the folder is not one, or of another class.
+            IncompleteResultError: If a file is missing.
+            TamperedResultError: If a file is not what was written.
+        """
+        return _read(cls, Path(folder))
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Return what the fit found: plain JSON, and arrays."""
-        ...
+        names = getattr(self, "feature_names_in_", None)
+        state: dict[str, Any] = {
+            "names": None if names is None else [str(name) for name in names],
+            "clip": self.input_scaler_.clip,
+        }
+        if hasattr(self, "classes_"):
+            state["classes"] = labels_to(self.classes_)
+        else:
+            state["flat"] = self._flat
+        return state, scaling_to("inputs", self.input_scaler_)
 
     @classmethod
     def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
         """Return an estimator in that state."""
-        ...
+        found = cls(**parameters)
+        found.input_scaler_ = scaling_from("inputs", arrays, state["clip"])
+        found.n_features_in_ = len(found.input_scaler_.centre)
+        if state["names"] is not None:
+            found.feature_names_in_ = np.array(state["names"], dtype=object)
+        if "classes" in state:
+            found.classes_ = labels_from(state["classes"])
+        else:
+            found._flat = bool(state["flat"])
+        return found
 
 
-Estimator = TypeVar("Estimator", bound=Saved)
+Estimator = TypeVar("Estimator", bound=Saving)
 
 
-def write(estimator: Saved, folder: Path, *, overwrite: bool) -> Path:
-    """Write a fitted estimator; see :meth:`TaskNeuronRegressor.save`."""
+def _write(estimator: Saving, folder: Path, *, overwrite: bool) -> Path:
     from safetensors.numpy import save_file
 
     state, arrays = estimator._state()
@@ -81,8 +123,7 @@ def write(estimator: Saved, folder: Path, *, overwrite: bool) -> Path:
     return folder
 
 
-def read(cls: type[Estimator], folder: Path) -> Estimator:
-    """Return a saved estimator; see :meth:`TaskNeuronRegressor.load`."""
+def _read(cls: type[Estimator], folder: Path) -> Estimator:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -141,6 +182,17 @@ def _discovery(folder: Path) -> Any:
     from neuronwise.store import load_result
 
     return load_result(folder / DISCOVERY)
+
+
+def scaling_to(name: str, scaling: Scaling) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a scaling, whose names begin with a name of its own."""
+    arrays = {f"{name}.centre": scaling.centre, f"{name}.scale": scaling.scale}
+    return arrays if scaling.reach is None else arrays | {f"{name}.reach": scaling.reach}
+
+
+def scaling_from(name: str, arrays: Arrays, clip: float | None) -> Scaling:
+    """Return the scaling of that name."""
+    return Scaling(arrays[f"{name}.centre"], arrays[f"{name}.scale"], clip, arrays.get(f"{name}.reach"))
 
 
 def labels_to(labels: NDArray[Any]) -> dict[str, Any]:

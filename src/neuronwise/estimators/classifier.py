@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +11,6 @@ from sklearn.base import ClassifierMixin
 
 from neuronwise.estimators._base import TaskNeuronEstimator
 from neuronwise.estimators._inputs import Table, read_classes, used_classes
-from neuronwise.estimators._saving import Arrays, labels_from, labels_to
 
 __all__ = ["TaskNeuronClassifier"]
 
@@ -49,7 +48,7 @@ class TaskNeuronClassifier(ClassifierMixin, TaskNeuronEstimator):  # type: ignor
             standard deviation between 0.1 and 10, and else standardised ones. ``"standard"``: always these. Linear
             neurons get standardised inputs.
         clip: Standardised inputs are clipped at so many standard deviations; those that stay as they are at 1.5 times
-            the largest absolute value of the training part.
+            the largest absolute value of the training part. Predictions warn of values farther out than any seen.
         device: Where to train, as in torch.
         dtype: Of the weights, ``"float32"`` or ``"float64"``. Predictions on the CPU are computed in float64.
         random_state: Whole number, RandomState, Generator, or None for another seed every time. The same number
@@ -119,13 +118,3 @@ class TaskNeuronClassifier(ClassifierMixin, TaskNeuronEstimator):  # type: ignor
         found = self._outputs(X)
         labels: NDArray[Any] = self.classes_[found.argmax(1)]
         return labels
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        state, arrays = super()._state()
-        return state | {"classes": labels_to(self.classes_)}, arrays
-
-    @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
-        found = super()._restored(parameters, state, arrays)
-        found.classes_ = labels_from(state["classes"])
-        return found

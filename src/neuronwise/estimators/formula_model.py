@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.validation import check_is_fitted
 
 from neuronwise.discover.outlying import usual_rows
-from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
+from neuronwise.discover.scaling import scaling_for, scaling_of_targets
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.estimators import _saving
 from neuronwise.estimators._columns import formula_from
 from neuronwise.estimators._inputs import (
     check_varies,
@@ -24,8 +22,10 @@ from neuronwise.estimators._inputs import (
     read_inputs,
     read_numbers,
     read_weight,
+    scaled_inputs,
     used_classes,
 )
+from neuronwise.estimators._saving import Arrays, Saving
 from neuronwise.estimators._searched import check_clip, columns_for, scaled_design
 from neuronwise.estimators._seeds import seed_of
 from neuronwise.formula import Formula
@@ -33,7 +33,7 @@ from neuronwise.formula import Formula
 __all__ = ["FormulaClassifier", "FormulaRegressor"]
 
 
-class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no types
+class _FormulaModel(Saving):
     """What both models share."""
 
     formula: Any
@@ -86,53 +86,19 @@ class _FormulaModel(BaseEstimator):  # type: ignore[misc] # scikit-learn has no 
 
     def _values(self, X: Any) -> NDArray[np.float64]:
         check_is_fitted(self, "formulas_")
-        Z = self.input_scaler_.apply(read_inputs(self, X, reset=False))
+        Z = scaled_inputs(self, X)
         with np.errstate(all="ignore"):
             return np.column_stack([formula.evaluate(Z) for formula in self.formulas_])
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the fitted model to a folder of JSON and safetensors, which has no code in it.
-
-        Args:
-            folder: The folder to make.
-            overwrite: Replace a saved model that is there.
-
-        Raises:
-            WriteError: If it cannot be written, or is there already.
-            InvalidArgumentError: If a parameter cannot be written as text.
-        """
-        check_is_fitted(self, "formulas_")
-        return _saving.write(self, Path(folder), overwrite=overwrite)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Return the model that :meth:`save` wrote.
-
-        Raises:
-            NotAResultError: If the folder is not one, or of another class.
-            IncompleteResultError: If a file is missing.
-            TamperedResultError: If a file is not what was written.
-        """
-        return _saving.read(cls, Path(folder))
-
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        names = getattr(self, "feature_names_in_", None)
-        state: dict[str, Any] = {
-            "formulas": [formula.to_dict() for formula in self.formulas_],
-            "names": None if names is None else [str(name) for name in names],
-            "clip": self.input_scaler_.clip,
-        }
-        return state, {"centre": self.input_scaler_.centre, "scale": self.input_scaler_.scale}
+        state, arrays = super()._state()
+        return state | {"formulas": [formula.to_dict() for formula in self.formulas_]}, arrays
 
     @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: _saving.Arrays) -> Self:
-        model = cls(**parameters)
+    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
+        model = super()._restored(parameters, state, arrays)
         model.formulas_ = tuple(Formula.from_dict(each) for each in state["formulas"])
         model.formula_ = model.formulas_[0]
-        model.input_scaler_ = Scaling(arrays["centre"], arrays["scale"], state["clip"])
-        model.n_features_in_ = len(arrays["centre"])
-        if state["names"] is not None:
-            model.feature_names_in_ = np.array(state["names"], dtype=object)
         return model
 
 
@@ -152,7 +118,8 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
             that it does no more than choose among equals.
         scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
             between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
-        clip: Standard deviations at which standardised inputs are clipped.
+        clip: Standard deviations at which standardised inputs are clipped. Predictions warn of values farther out than
+            any seen.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
@@ -230,16 +197,6 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         values = self._values(X)
         return values[:, 0] if self._flat else values
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        state, arrays = super()._state()
-        return state | {"flat": self._flat}, arrays
-
-    @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: _saving.Arrays) -> Self:
-        model = super()._restored(parameters, state, arrays)
-        model._flat = bool(state["flat"])
-        return model
-
 
 class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
     """Classification by a formula: logistic regression on its terms.
@@ -252,7 +209,8 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
             ``sklearn.linear_model.LogisticRegression``.
         scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
             between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
-        clip: Standard deviations at which standardised inputs are clipped.
+        clip: Standard deviations at which standardised inputs are clipped. Predictions warn of values farther out than
+            any seen.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
@@ -342,11 +300,10 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         state, arrays = super()._state()
-        return state | {"classes": _saving.labels_to(self.classes_), "iterations": self.n_iter_}, arrays
+        return state | {"iterations": self.n_iter_}, arrays
 
     @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: _saving.Arrays) -> Self:
+    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
         model = super()._restored(parameters, state, arrays)
-        model.classes_ = _saving.labels_from(state["classes"])
         model.n_iter_ = int(state["iterations"])
         return model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +10,6 @@ from sklearn.base import MultiOutputMixin, RegressorMixin
 
 from neuronwise.estimators._base import TaskNeuronEstimator
 from neuronwise.estimators._inputs import Table, check_varies, read_numbers
-from neuronwise.estimators._saving import Arrays
 
 __all__ = ["TaskNeuronRegressor"]
 
@@ -49,7 +48,7 @@ class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator)
             standard deviation between 0.1 and 10, and else standardised ones. ``"standard"``: always these. Linear
             neurons get standardised inputs.
         clip: Standardised inputs are clipped at so many standard deviations; those that stay as they are at 1.5 times
-            the largest absolute value of the training part.
+            the largest absolute value of the training part. Predictions warn of values farther out than any seen.
         device: Where to train, as in torch.
         dtype: Of the weights, ``"float32"`` or ``"float64"``. Predictions on the CPU are computed in float64.
         random_state: Whole number, RandomState, Generator, or None for another seed every time. The same number
@@ -108,13 +107,3 @@ class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator)
         assert self.target_scaler_ is not None
         values = self.target_scaler_.undo(found)
         return values[:, 0] if self._flat else values
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        state, arrays = super()._state()
-        return state | {"flat": self._flat}, arrays
-
-    @classmethod
-    def _restored(cls, parameters: dict[str, Any], state: dict[str, Any], arrays: Arrays) -> Self:
-        found = super()._restored(parameters, state, arrays)
-        found._flat = bool(state["flat"])
-        return found

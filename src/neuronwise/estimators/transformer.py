@@ -19,6 +19,7 @@ from neuronwise.estimators._inputs import (
     read_inputs,
     read_numbers,
     read_weight,
+    scaled_inputs,
     used_classes,
 )
 from neuronwise.estimators._neuron import search
@@ -46,7 +47,8 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             20 different values are labels, as are texts and truth values.
         scale: ``"auto"`` leaves inputs as they are where every column lies in [-10, 10] with a standard deviation
             between 0.1 and 10, and else standardises them; or ``"standard"``, ``"none"``.
-        clip: Standard deviations at which standardised inputs are clipped.
+        clip: Standard deviations at which standardised inputs are clipped; :meth:`transform` warns of values
+            farther out than any seen.
         random_state: Whole number, RandomState, Generator, or None for another seed every time.
 
     Attributes:
@@ -176,7 +178,7 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
             X: Inputs, (n, d).
         """
         check_is_fitted(self, "input_scaler_")
-        Z = self.input_scaler_.apply(read_inputs(self, X, reset=False))
+        Z = scaled_inputs(self, X)
         return np.hstack([column.values(Z) for column in self._columns])
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
