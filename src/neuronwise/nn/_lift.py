@@ -156,7 +156,8 @@ class Lift:
 
         In units of the number in the first feature's slope, by which a later pass multiplies.
         """
-        unit, through, exponent = self._unit, None, 0
+        unit, exponent = self._unit, 0
+        through: Tensor | None = None
         # Powers by Horner's rule, from the highest down: sum_k k g_k u^(k-1).
         for feature, part in sorted(places, key=_by_power, reverse=True):
             if feature is None or feature.power is None:
@@ -168,8 +169,9 @@ class Lift:
                 through.mul_(u)
             through.add_(part, alpha=feature.power / feature.scale / unit)
             exponent = feature.power
-        for _ in range(exponent - 1):
-            through.mul_(u)
+        if through is not None:
+            for _ in range(exponent - 1):
+                through.mul_(u)
         for feature, part in places:
             if feature is not None and feature.power is None:
                 slope = feature.slopes(u)

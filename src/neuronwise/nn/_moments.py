@@ -58,11 +58,8 @@ def update(x: Tensor, axis: int, mean: Tensor, variance: Tensor, batches: Tensor
     # Around the old mean, or the first row: so that nothing is lost in a small difference of large numbers.
     around = torch.where(first, rows[0].reshape(x.shape[axis], -1)[:, 0].to(wide), old)
     reach = torch.where(first, torch.inf, _WIDE * torch.sqrt(old_variance + EPSILON))
-    total, squares = _sums(rows, around.view(shape), reach.view(shape))
-    count = x.numel() // x.shape[axis]
-    offset = total / count
-    of_batch, spread = around + offset, squares / count - offset.square()
-    if count == 1:
+    of_batch, spread = _bounded_moments(rows, around.view(shape), reach.view(shape))
+    if x.numel() == x.shape[axis]:
         # One row says nothing about the spread: before there is any, keep the one assumed.
         spread = torch.where(first, old_variance, spread)
     share = torch.clamp(1.0 / (batches + 1.0), min=momentum).to(wide)
@@ -75,13 +72,22 @@ def update(x: Tensor, axis: int, mean: Tensor, variance: Tensor, batches: Tensor
     batches.add_(1)
 
 
-def _sums(rows: Tensor, around: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums of the bounded differences to ``around``, and of their squares, for each feature."""
+def _bounded_moments(rows: Tensor, around: Tensor, reach: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance of each feature, of values that are bounded to ``around`` plus or minus ``reach``."""
+    if rows.dim() == 2 and rows.device.type == "cpu":
+        # Both in one call, and exact by a second pass; twice as fast as sums for features side by side.
+        bounded = torch.clamp(rows, around - reach, around + reach)
+        mean, variance = torch.batch_norm_update_stats(bounded, None, None, 0.0)
+        return mean, variance
     others = [dim for dim in range(rows.dim()) if dim != rows.dim() - around.dim()]
     total, squares, low = torch.zeros_like(around), torch.zeros_like(around), -reach
     for part in pieces(rows, rows):
         difference = torch.sub(part, around)
-        torch.clamp(difference, low, reach, out=difference)
+        # Two passes that vectorise where the bounds repeat; clamp() does not.
+        torch.minimum(difference, reach, out=difference)
+        torch.maximum(difference, low, out=difference)
         total += difference.sum(others).view_as(around)
         squares += difference.square_().sum(others).view_as(around)
-    return total.flatten(), squares.flatten()
+    count = rows.numel() // around.numel()
+    offset = (total / count).flatten()
+    return around.flatten() + offset, squares.flatten() / count - offset.square()
