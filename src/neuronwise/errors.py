@@ -63,6 +63,7 @@ __all__ = [
     "UnsafeFileError",
     "WriteError",
     "closest",
+    "counted",
     "require",
 ]
 
@@ -196,6 +197,11 @@ def closest(name: str, known: Iterable[str], *, limit: int = 5) -> str:
         return "There are none to choose from."
     more = f" (of {len(names)})" if len(names) > len(near) else ""
     return f"Closest names{more}: {', '.join(near)}."
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with what it counts: ``1 row``, ``2 rows``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def require(package: str, extra: str, purpose: str) -> ModuleType:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: atomic writes and content hashes."""
+"""Files that are either whole or not there: atomic writes, content hashes, and which files are tables."""
 
 from __future__ import annotations
 
@@ -10,9 +10,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from neuronwise.errors import WriteError
+from neuronwise.errors import DataError, WriteError, closest
 
-__all__ = ["atomic_file", "atomic_folder", "sha256_file"]
+__all__ = ["BUNDLED_TABLES", "PARQUET", "atomic_file", "atomic_folder", "sha256_file", "table_file"]
+
+#: Real tables that come with scikit-learn, each with the column ``target``.
+BUNDLED_TABLES = ("breast_cancer", "diabetes", "digits", "iris", "wine")
+#: How the name of a Parquet file ends.
+PARQUET = (".parquet", ".pq")
+_SEPARATED = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
+
+
+def table_file(path: str | Path) -> Path | None:
+    """Return the file of a table, or None for one of :data:`BUNDLED_TABLES`; the file is not opened.
+
+    This is here so that a mistyped name is found out before pandas and torch have been imported.
+
+    Args:
+        path: The file; or one of :data:`BUNDLED_TABLES`, where there is no file of that name.
+
+    Raises:
+        DataError: If there is no such file, or its name is not that of a table.
+    """
+    file = Path(path)
+    if str(path) in BUNDLED_TABLES and not file.exists():
+        return None
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "does not exist"
+        beside = [one.name for one in file.parent.iterdir()] if file.parent.is_dir() else []
+        tables = [one for one in beside if one.lower().endswith((*_SEPARATED, *PARQUET))]
+        near = closest(file.name, [*tables, *BUNDLED_TABLES], limit=3)
+        raise DataError(
+            f"{file} {what}. {near} A table is a CSV or a Parquet file, or one of {', '.join(BUNDLED_TABLES)}."
+        )
+    if not file.name.lower().endswith((*_SEPARATED, *PARQUET)):
+        raise DataError(f"{file.name}: unknown kind of table. Known: {', '.join((*_SEPARATED, *PARQUET))}.")
+    return file
 
 
 @contextmanager

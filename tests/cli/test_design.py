@@ -1,6 +1,8 @@
 """The commands on tables."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -79,13 +81,78 @@ def test_fit_and_predict(run, tank, tmp_path):
     holes = ("design", "predict", tmp_path / "model", tmp_path / "holes.csv", "-o", tmp_path / "few.csv")
     assert run(*holes).exit_code == 3
     done = run(*holes, "--drop-missing")
-    assert done.exit_code == 0 and "1 rows with missing values" in done.stderr
+    assert done.exit_code == 0 and "Left out: 1 row with missing values; used: 19." in done.stderr
     predicted = pd.read_csv(tmp_path / "out.csv")["predicted"]
     assert pd.read_csv(tmp_path / "few.csv")["predicted"].tolist() == pytest.approx(predicted[1:].tolist())
     actual = pd.read_csv(tank)["load"][:20]
     assert np.corrcoef(predicted, actual)[0, 1] > 0.9
     model = load_estimator(tmp_path / "model")
     assert list(model.feature_names_in_) == ["depth", "heat", "flow", "kind=new", "kind=old"]
+
+
+def test_predict_by_a_formula_of_a_search(run, tank, tmp_path):
+    words = ("design", "discover", tank, "-t", "load", "--encode", "--confidence", "none", "--out")
+    assert run(*words, tmp_path / "formula").exit_code == 0
+    fresh = pd.read_csv(tank).drop(columns="load").iloc[:20, ::-1]
+    fresh.assign(depth=[1000.0, *fresh["depth"][1:]]).to_csv(tmp_path / "new.csv", index=False)
+    done = run("design", "predict", tmp_path / "formula", tmp_path / "new.csv", "-o", tmp_path / "out.csv")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("Inputs far outside") == 1 and "'depth' to" in done.stderr
+    predicted = pd.read_csv(tmp_path / "out.csv")["predicted"]
+    assert np.corrcoef(predicted[1:], pd.read_csv(tank)["load"][1:20])[0, 1] > 0.99
+
+
+def test_predict_classes_by_a_formula(run, tmp_path):
+    words = (
+        "design",
+        "discover",
+        "iris",
+        "-t",
+        "target",
+        "--bases",
+        "x, x**2",
+        "--confidence",
+        "none",
+        "--out",
+    )
+    assert run(*words, tmp_path / "formula").exit_code == 0
+    done = run("design", "predict", tmp_path / "formula", "iris", "-o", tmp_path / "out.csv")
+    assert done.exit_code == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out.csv")
+    expected = Discovery.load(tmp_path / "formula").predict(frame.iloc[:, :4])
+    assert (frame["predicted"] == expected).all()
+    assert frame["probability of 2"].between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("discover", "tonk.csv", "-t", "load"),
+        ("fit", "tonk.csv", "-t", "load", "-o", "model"),
+        ("compare", "tonk.csv", "-t", "load", "-o", "comparison"),
+        ("predict", ".", "tonk.csv", "-o", "out.csv"),
+        ("predict", "modle", "tank.csv", "-o", "out.csv"),
+        ("predict", ".", "tank.csv", "-o", "out.xls"),
+    ],
+)
+def test_a_mistyped_name_is_found_out_before_anything_large_is_imported(tank, words):
+    code = (
+        "import sys\n"
+        "from neuronwise.cli import app\n"
+        "try:\n    app(sys.argv[1:])\n"
+        "finally:\n    print(sorted({'torch', 'pandas', 'numpy', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "design", *words],
+        cwd=tank.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (2, 3, 4), done.stderr
+    assert done.stdout.strip() == "[]"
+    if "tonk.csv" in words:
+        assert "tonk.csv does not exist. Closest names (of 6): tank.csv" in done.stderr
 
 
 def test_predicted_classes_have_probabilities(run, tmp_path):
@@ -139,6 +206,7 @@ def test_compare(run, tank, tmp_path):
             "'tusk'",
         ),
         (["predict", "OUT", "TANK", "-o", "OUT.csv"], 4, "not a saved estimator"),
+        (["predict", "TANK", "TANK", "-o", "OUT.csv"], 4, "it is a file"),
     ],
 )
 def test_wrong_usage_is_one_clear_line(run, tank, tmp_path, words, code, message):

@@ -96,7 +96,7 @@ def test_inputs_of_another_table(frame):
     assert inputs_like(other, names).to_numpy().tolist() == [[0.5, 0.0, 1.0, 9.0]]
     with pytest.raises(DataError, match=r"'city' holds 'Kiel'.*Bonn, Ulm"):
         inputs_like(other.assign(city="Kiel"), names)
-    with pytest.raises(DataError, match=r"no column 'age' \(1 columns"):
+    with pytest.raises(DataError, match=r"no column 'age' \(missing in all: 1\)"):
         inputs_like(other.drop(columns="age"), names)
     with pytest.raises(DataError, match="missing"):
         inputs_like(other.assign(age=np.nan), names)
@@ -114,7 +114,7 @@ def test_identifiers_are_refused():
 
 def test_missing_and_infinite_values_say_where(frame):
     holes = frame.assign(age=[1.0, np.nan, 3.0])
-    with pytest.raises(DataError, match="1 values are missing: column 'age': 1, first in row 1"):
+    with pytest.raises(DataError, match="1 value is missing: column 'age': 1, first in row 1"):
         split_target(holes, "price", drop=["city"])
     kept = split_target(holes, "price", drop=["city"], drop_missing=True)
     assert len(kept.X) == 2

@@ -96,12 +96,14 @@ def running(as_json: bool, *, checkpoint: Path | None = None) -> Iterator[Screen
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Let torch use a number of threads inside the block; None leaves it alone."""
+    """Let torch use a number of threads inside the block; None leaves it alone, and torch to be imported later."""
+    if number is None:
+        yield
+        return
     import torch
 
     before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
+    torch.set_num_threads(number)
     try:
         yield
     finally:

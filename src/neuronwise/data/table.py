@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuronwise.errors import DataError, closest
+from neuronwise.errors import DataError, closest, counted
+from neuronwise.files import BUNDLED_TABLES, PARQUET, table_file
 
 __all__ = ["BUNDLED_TABLES", "TableData", "inputs_like", "read_table", "split_target"]
 
-#: Real tables that come with scikit-learn, each with the column ``target``.
-BUNDLED_TABLES = ("breast_cancer", "diabetes", "digits", "iris", "wine")
-
-_SEPARATED = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz")
-_PARQUET = (".parquet", ".pq")
 _SHOWN = 5
 
 
@@ -79,24 +75,11 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Raises:
         DataError: If the file is missing, empty, of another kind or broken.
     """
-    file = Path(path)
-    name = file.name.lower()
-    if str(path) in BUNDLED_TABLES and not file.exists():
+    file = table_file(path)
+    if file is None:
         return _bundled(str(path))
-    if not file.is_file():
-        what = "is a folder, not a file" if file.is_dir() else "does not exist"
-        raise DataError(
-            f"{file} {what}. A table is a CSV or a Parquet file, or one of {', '.join(BUNDLED_TABLES)}."
-        )
     try:
-        if name.endswith(_PARQUET):
-            frame = pd.read_parquet(file)
-        elif name.endswith(_SEPARATED):
-            frame = _separated(file)
-        else:
-            raise DataError(
-                f"{file.name}: unknown kind of table. Known: {', '.join((*_SEPARATED, *_PARQUET))}."
-            )
+        frame = pd.read_parquet(file) if file.name.lower().endswith(PARQUET) else _separated(file)
     except DataError:
         raise
     except UnicodeDecodeError as error:
@@ -108,7 +91,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     frame.columns = [str(column).strip() for column in frame.columns]
     if not len(frame) or not len(frame.columns):
         raise DataError(
-            f"{file} has {len(frame)} rows and {len(frame.columns)} columns; there is nothing in it."
+            f"{file} has {counted(len(frame), 'row')} and {counted(len(frame.columns), 'column')}; there is nothing in "
+            "it."
         )
     return frame
 
@@ -185,7 +169,7 @@ def inputs_like(frame: pd.DataFrame, names: Sequence[str], *, drop_missing: bool
     missing = [name for name in names if name not in known]
     if missing:
         raise DataError(
-            f"The table has no column {missing[0]!r} ({len(missing)} columns are missing). "
+            f"The table has no column {missing[0]!r} (missing in all: {len(missing)}). "
             f"{closest(missing[0], map(str, frame.columns))}"
         )
     part, _ = _whole_rows(frame[[*plain, *categories]], drop_missing)
@@ -287,5 +271,7 @@ def _where(bad: pd.DataFrame, word: str) -> str:
         f"{column!r}: {int(bad[column].sum())}, first in row {int(np.flatnonzero(bad[column])[0])}"
         for column in columns[:_SHOWN]
     )
-    more = f"; and {len(columns) - _SHOWN} more columns" if len(columns) > _SHOWN else ""
-    return f"{int(bad.to_numpy().sum())} values are {word}: column {shown}{more} (rows counted from 0)."
+    more = f"; and {counted(len(columns) - _SHOWN, 'more column')}" if len(columns) > _SHOWN else ""
+    count = int(bad.to_numpy().sum())
+    verb = "is" if count == 1 else "are"
+    return f"{counted(count, 'value')} {verb} {word}: column {shown}{more} (rows counted from 0)."

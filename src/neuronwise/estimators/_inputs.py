@@ -127,8 +127,8 @@ def _check_finite(array: NDArray[np.float64], names: Any, index: Any) -> None:
         label = "" if index is None else f" (index {index[row]!r})"
         what = "NaN" if np.isnan(array[row, column]) else "infinity (inf)"
         raise TableError(
-            f"Input X contains {what} in {named}, row {row}{label}; in all, {int((~good).sum())} values are NaN or "
-            "infinity. Drop these rows, or put sklearn.impute.SimpleImputer before the estimator."
+            f"Input X contains {what} in {named}, row {row}{label}; NaN or infinity in all: {int((~good).sum())}. "
+            "Drop these rows, or put sklearn.impute.SimpleImputer before the estimator."
         )
     if np.abs(array).max() > LARGEST:
         row, column = (int(place) for place in np.argwhere(np.abs(array) > LARGEST)[0])
@@ -163,7 +163,7 @@ def read_numbers(y: Any) -> NDArray[np.float64]:
         row = int(np.argwhere(~good)[0][0])
         what = "NaN" if np.isnan(values[~good][0]) else "infinity (inf)"
         raise TableError(
-            f"Input y contains {what} in row {row}; {int((~good).sum())} values are not finite. Drop these rows."
+            f"Input y contains {what} in row {row}; not finite in all: {int((~good).sum())}. Drop these rows."
         )
     if np.abs(values).max() > LARGEST:
         raise TableError(f"Input y has values beyond {LARGEST:g}. Rescale it.")

@@ -88,12 +88,12 @@ def compare(
 ) -> None:
     """Compare linear, quadratic and task neurons with each other and with other learners, tuned alike."""
     with running(json_, checkpoint=checkpoint) as screen, torch_threads(threads):
-        from neuronwise.estimators import compare as compare_learners
-
         refuse_used(out, overwrite)
         data = open_table(
             screen, table, target, inputs=inputs, drop=drop, encode=encode, drop_missing=drop_missing
         )
+        from neuronwise.estimators import compare as compare_learners
+
         result = compare_learners(
             data,
             learners=None if learners is None else [one.strip() for one in learners.split(",")],

@@ -163,4 +163,7 @@ def discover(
         screen.title("Figures")
         screen.table(tables["discovery_figures"])
         if out is not None:
-            screen.line(f"Saved in {out}. Look at it: neuronwise report {out}")
+            screen.line(
+                f"Saved in {out}. Look at it: neuronwise report {out}; use it: neuronwise design predict {out} TABLE "
+                "--out predicted.csv"
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,12 +18,15 @@ from neuronwise.cli.design.options import (
     Target,
     Task,
     TaskName,
+    left_out,
     open_table,
     widths,
 )
 from neuronwise.cli.observe import refuse_used
 from neuronwise.cli.options import Json, Overwrite, Seed, Threads
 from neuronwise.cli.running import running, torch_threads
+from neuronwise.errors import InvalidArgumentError, NotAResultError, counted
+from neuronwise.files import atomic_file, table_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +37,10 @@ FIT_EXAMPLES = (
     "neuronwise design fit diabetes --target target --out model",
     "neuronwise design fit houses.csv --target price --encode --formula 'x + x**2 + sin(2*x)' --no-guard --out model",
 )
-PREDICT_EXAMPLES = ("neuronwise design predict model new.csv --out predicted.csv",)
+PREDICT_EXAMPLES = (
+    "neuronwise design predict model new.csv --out predicted.csv",
+    "neuronwise design predict formula new.parquet --out predicted.parquet",
+)
 
 
 def fit(
@@ -71,14 +77,13 @@ def fit(
 ) -> None:
     """Train a network of the neurons that suit a table, and save it without pickle."""
     with running(json_) as screen, torch_threads(threads):
-        from neuronwise.discover import make_problem
-        from neuronwise.errors import InvalidArgumentError
-        from neuronwise.estimators import TaskNeuronClassifier, TaskNeuronRegressor
-
         refuse_used(out, overwrite)
         data = open_table(
             screen, table, target, inputs=inputs, drop=drop, encode=encode, drop_missing=drop_missing
         )
+        from neuronwise.discover import make_problem
+        from neuronwise.estimators import TaskNeuronClassifier, TaskNeuronRegressor
+
         problem = make_problem(data.X, data.y, task=task.value, bases="x", scale="none")
         if problem.task == "count":
             raise InvalidArgumentError("Networks are trained on numbers or classes; take --task regression.")
@@ -121,7 +126,10 @@ def fit(
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A folder that neuronwise design fit wrote.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="A folder that neuronwise design fit, or design discover --out, wrote."
+        ),
     ],
     table: TableName,
     out: Annotated[
@@ -132,34 +140,56 @@ def predict(
     overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
-    """Predict the rows of a table with a saved network; columns are found by their names."""
+    """Predict the rows of a table with a saved network or formula; columns are found by their names."""
     with running(json_) as screen, torch_threads(threads):
-        from neuronwise.data import inputs_like, read_table
-        from neuronwise.estimators import load_estimator
-
         refuse_used(out, overwrite)
-        estimator = load_estimator(model)
+        _check_files(model, table, out)
+        from neuronwise.data import inputs_like, read_table
+
+        predictor, names, classes = _load(model)
         frame = read_table(table)
-        inputs = inputs_like(frame, list(estimator.feature_names_in_), drop_missing=drop_missing)
-        if len(inputs) < len(frame):
-            screen.note(f"{len(frame) - len(inputs)} rows with missing values were left out.")
-        predicted = estimator.predict(inputs)
-        frame = inputs.assign(predicted=predicted)
-        if hasattr(estimator, "predict_proba"):
-            chances = estimator.predict_proba(inputs)
-            for number, label in enumerate(estimator.classes_):
+        inputs = inputs_like(frame, names, drop_missing=drop_missing)
+        left_out(screen, len(frame) - len(inputs), len(inputs))
+        if classes:
+            chances = predictor.predict_proba(inputs)
+            frame = inputs.assign(predicted=[classes[best] for best in chances.argmax(1)])
+            for number, label in enumerate(classes):
                 frame[f"probability of {label}"] = chances[:, number]
+        else:
+            frame = inputs.assign(predicted=predictor.predict(inputs))
         _write(frame, out)
         screen.document({"file": str(out), "rows": len(frame)})
-        screen.line(f"Wrote {len(frame)} predictions to {out}, in the column 'predicted'.")
+        screen.line(f"Wrote {counted(len(frame), 'prediction')} to {out}, in the column 'predicted'.")
+
+
+def _check_files(model: Path, table: str, out: Path) -> None:
+    """Refuse names that cannot be meant before anything large is imported."""
+    if out.suffix not in (".csv", ".parquet"):
+        raise InvalidArgumentError(f"--out must end in .csv or .parquet, not {out.name!r}.")
+    if not model.is_dir():
+        what = "it is a file" if model.is_file() else "there is no such folder"
+        raise NotAResultError(f"{model} is not a saved estimator, nor the formula of a search: {what}.")
+    table_file(table)
+
+
+def _load(folder: Path) -> tuple[Any, list[str], list[Any]]:
+    """Return what predicts, the names of its inputs, and its classes, if it has any."""
+    from neuronwise.store.folder import MANIFEST_FILE
+
+    if (folder / MANIFEST_FILE).is_file():
+        from neuronwise.discover import Discovery
+
+        found = Discovery.load(folder)
+        return found, list(found.inputs), list(found.classes)
+    from neuronwise.estimators import load_estimator
+
+    estimator = load_estimator(folder)
+    unnamed = [f"x{number}" for number in range(estimator.n_features_in_)]
+    names = getattr(estimator, "feature_names_in_", unnamed)
+    return estimator, [str(name) for name in names], list(getattr(estimator, "classes_", ()))
 
 
 def _write(frame: pd.DataFrame, out: Path) -> None:
-    from neuronwise.errors import InvalidArgumentError
-    from neuronwise.files import atomic_file
-
-    if out.suffix not in (".csv", ".parquet"):
-        raise InvalidArgumentError(f"--out must end in .csv or .parquet, not {out.name!r}.")
     with atomic_file(out) as temporary:
         if out.suffix == ".csv":
             frame.to_csv(temporary, index=False)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from neuronwise.errors import InvalidArgumentError, counted
+from neuronwise.files import table_file
+
 if TYPE_CHECKING:
     from neuronwise.cli.screen import Screen
     from neuronwise.data import TableData
@@ -28,6 +31,7 @@ __all__ = [
     "Task",
     "TaskName",
     "Workers",
+    "left_out",
     "open_table",
     "widths",
 ]
@@ -151,6 +155,7 @@ def open_table(
     drop_missing: bool,
 ) -> TableData:
     """Read a table, take it apart, and say what was done to it."""
+    table_file(source)  # before torch is imported for the first time
     from neuronwise.data import read_table, split_target
 
     data = split_target(
@@ -162,11 +167,16 @@ def open_table(
         drop_missing=drop_missing,
         name=Path(source).name,
     )
-    if data.dropped_rows:
-        screen.note(f"{data.dropped_rows} rows with missing values were left out; {len(data.X)} are used.")
+    left_out(screen, data.dropped_rows, len(data.X))
     for column, made in data.encoded.items():
         screen.note(f"Column {column!r} of categories became {len(made)} columns of 0 and 1.")
     return data
+
+
+def left_out(screen: Screen, rows: int, used: int) -> None:
+    """Say that rows were left out, where some were."""
+    if rows:
+        screen.note(f"Left out: {counted(rows, 'row')} with missing values; used: {used}.")
 
 
 def widths(text: str) -> tuple[int, ...]:
@@ -175,8 +185,6 @@ def widths(text: str) -> tuple[int, ...]:
     Raises:
         InvalidArgumentError: If it is something else.
     """
-    from neuronwise.errors import InvalidArgumentError
-
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
