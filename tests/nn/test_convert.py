@@ -1,6 +1,7 @@
 """Conversion: the same outputs at first, every new weight can learn, and what cannot be replaced says so."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from neuronwise.errors import InvalidArgumentError, SiteNotFoundError
 from neuronwise.nn import KINDS, NeuronConv2d, NeuronLinear, convert
-from neuronwise.sites import Site
+from neuronwise.sites import Site, find_sites
 from tests.nn.kinds import PRODUCTS
 from tests.sites.families import batch, build
 
@@ -243,3 +244,24 @@ def test_places_that_are_none(where, error, match):
 def test_a_model_that_is_none():
     with pytest.raises(InvalidArgumentError, match=r"\.model"):
         convert(SimpleNamespace(model=nn.Linear(2, 2)), "", "quadratic")
+
+
+@pytest.mark.parametrize("plain", [nn.Conv1d, nn.Conv2d])
+def test_neurons_of_converted_convolutions_are_found_as_before(plain):
+    """With the weights that read into them and that they write through, where these are one row a neuron."""
+
+    def make():
+        layers = (plain(3, 8, 3), nn.ReLU(), nn.Dropout(), plain(8, 6, 3), nn.ReLU(), nn.Flatten())
+        return nn.Sequential(*layers, nn.LazyLinear(2))
+
+    model = make()
+    before = list(find_sites(model))
+    assert before[0].writes is not None
+    convert(model, "0", "x + sin(x)")
+    convert(model, "3", "quadratic")
+    first, second = find_sites(model)
+    # Weights of two base functions side by side: still a row for each neuron. Those of a product are no such rows.
+    assert first == replace(before[0], writes=None) and first.reads == before[0].reads
+    assert second == replace(before[1], reads=())
+    assert first.read_vectors(model)["in"].shape[0] == first.width
+    assert list(find_sites(convert(make(), (nn.Conv1d, nn.Conv2d), "linear"))) == before

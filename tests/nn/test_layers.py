@@ -213,6 +213,28 @@ def test_running_statistics_find_mean_and_deviation():
         assert torch.equal(layer.state_dict()[name], value)
 
 
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+def test_running_statistics_are_those_of_bounded_values(axis):
+    """The first batch as it is; then no value counts as more than five deviations from the mean there was."""
+    generator = torch.Generator().manual_seed(0)
+    size = [6, 4, 5][: -axis - 1]
+    batches = [1e3 + torch.randn(40, 3, *size, generator=generator, dtype=torch.float64) for _ in range(2)]
+    batches[1][0, 0] += 100
+    batches[1][1, 1] = -torch.inf
+    layers = {-1: NeuronLinear(3, 2, kind="sin(x)"), -2: NeuronConv1d(3, 2, 1, kind="sin(x)")}
+    layer = layers.get(axis, NeuronConv2d(3, 2, 1, kind="sin(x)")).double()
+    for batch in batches:
+        layer(batch)
+    first, second = (batch.transpose(0, 1).flatten(1) for batch in batches)
+    mean, variance = first.mean(1), first.var(1, correction=0)
+    reach = 5 * (variance + 1e-5).sqrt()
+    second = second.clamp((mean - reach)[:, None], (mean + reach)[:, None])
+    # Two batches count the same: the variance is that of the mixture.
+    spread = (variance + second.var(1, correction=0)) / 2 + (mean - second.mean(1)).square() / 4
+    torch.testing.assert_close(layer.running_mean, (mean + second.mean(1)) / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(layer.running_var, spread, rtol=1e-9, atol=0)
+
+
 def test_statistics_follow_a_change_of_the_inputs():
     layer = NeuronLinear(1, 1, kind="sin(x)")
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,26 +16,39 @@ from neuronwise.nn.layer import NeuronLayer
 
 __all__ = ["NeuronConv1d", "NeuronConv2d"]
 
-Padding = Literal["valid", "same"] | int | tuple[int, ...]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class _NeuronConv(NeuronLayer):
     """What both convolutions share."""
 
+    _plain: ClassVar[type[Any]]
+    """The layer of torch that it stands for."""
+
     def __init__(
         self,
-        plain: nn.Conv1d | nn.Conv2d,
-        kind: KindLike,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: Any = None,
+        dtype: Any = None,
         *,
-        normalise: Normalise,
-        clip: float | None,
-        momentum: float,
-        bias: bool,
-        device: Any,
-        dtype: Any,
+        kind: KindLike = "linear",
+        normalise: Normalise = True,
+        clip: float | None = None,
+        momentum: float = 0.1,
     ) -> None:
-        # A layer of torch, without memory of its own, has checked the arguments and brought them into one form.
+        # A layer of torch, without memory of its own, checks the arguments and brings them into one form.
+        sizes = (kernel_size, stride, padding, dilation)
+        plain: nn.Conv1d | nn.Conv2d = self._plain(
+            in_channels, out_channels, *sizes, groups, bias, padding_mode, "meta"
+        )
         self.in_channels, self.out_channels = plain.in_channels, plain.out_channels
         self.kernel_size, self.stride, self.padding = plain.kernel_size, plain.stride, plain.padding
         self.dilation, self.groups, self.padding_mode = plain.dilation, plain.groups, plain.padding_mode
@@ -139,47 +152,7 @@ class NeuronConv1d(_NeuronConv):
         InvalidArgumentError: If the kind reads inputs one by one.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int],
-        stride: int | tuple[int] = 1,
-        padding: Any = 0,
-        dilation: int | tuple[int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        kind: KindLike = "linear",
-        normalise: Normalise = True,
-        clip: float | None = None,
-        momentum: float = 0.1,
-    ) -> None:
-        plain = nn.Conv1d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            "meta",
-        )
-        super().__init__(
-            plain,
-            kind,
-            normalise=normalise,
-            clip=clip,
-            momentum=momentum,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-        )
+    _plain = nn.Conv1d
 
     @property
     def _convolve(self) -> Callable[..., Tensor]:
@@ -212,47 +185,7 @@ class NeuronConv2d(_NeuronConv):
         InvalidArgumentError: If the kind reads inputs one by one.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: Any = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: PaddingMode = "zeros",
-        device: Any = None,
-        dtype: Any = None,
-        *,
-        kind: KindLike = "linear",
-        normalise: Normalise = True,
-        clip: float | None = None,
-        momentum: float = 0.1,
-    ) -> None:
-        plain = nn.Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            "meta",
-        )
-        super().__init__(
-            plain,
-            kind,
-            normalise=normalise,
-            clip=clip,
-            momentum=momentum,
-            bias=bias,
-            device=device,
-            dtype=dtype,
-        )
+    _plain = nn.Conv2d
 
     @property
     def _convolve(self) -> Callable[..., Tensor]:

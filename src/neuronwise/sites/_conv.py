@@ -8,7 +8,7 @@ from torch import fx
 
 from neuronwise.sites._ops import Op, data_inputs, first_input, op_of
 from neuronwise.sites._trace import Graph
-from neuronwise.sites._weights import CONVS, dense_shape
+from neuronwise.sites._weights import conv_shape, dense_shape
 
 __all__ = ["Settled", "next_layer", "settle"]
 
@@ -74,10 +74,8 @@ def next_layer(value: fx.Node, width: int, graph: Graph) -> str | None:
     while len(value.users) == 1:
         user = next(iter(value.users))
         op, module = op_of(user, graph), graph.module(user)
-        if op is Op.CONV and isinstance(module, CONVS):
-            return str(user.target) if module.in_channels == width else None
-        if op is Op.DENSE and module is not None:
-            shape = dense_shape(module)
+        if op in (Op.CONV, Op.DENSE) and module is not None:
+            shape = conv_shape(module) if op is Op.CONV else dense_shape(module)
             return str(user.target) if shape is not None and shape[0] == width else None
         if op not in _PASSING:
             return None

@@ -7,7 +7,7 @@ from enum import Enum
 from torch import fx, nn
 
 from neuronwise.sites._trace import Graph
-from neuronwise.sites._weights import CONVS, RNNS, dense_shape
+from neuronwise.sites._weights import RNNS, conv_shape, dense_shape
 
 __all__ = ["Op", "data_inputs", "first_input", "op_name", "op_of"]
 
@@ -81,7 +81,7 @@ def op_of(node: object, graph: Graph) -> Op:
 def _op_of_module(module: nn.Module) -> Op:
     if dense_shape(module) is not None:
         return Op.DENSE
-    if isinstance(module, CONVS):
+    if conv_shape(module) is not None:
         return Op.CONV
     if isinstance(module, RNNS):
         return Op.RNN

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from neuronwise.sites._weights import CONVS, RNNS, dense_shape
+from neuronwise.sites._weights import RNNS, conv_shape, dense_shape
 
 __all__ = ["Graph", "Run", "trace"]
 
@@ -128,7 +128,7 @@ def trace(module: nn.Module, *, opaque: frozenset[nn.Module] = frozenset()) -> G
 
 def _is_layer(module: nn.Module) -> bool:
     """Whether a module is one step of the graph although it is not one of torch's own."""
-    if dense_shape(module) is not None or isinstance(module, CONVS + RNNS):
+    if dense_shape(module) is not None or conv_shape(module) is not None or isinstance(module, RNNS):
         return True
     # Home-made norms: inside they take a mean, which would end the search.
     return "norm" in type(module).__name__.lower() and not any(True for _ in module.children())

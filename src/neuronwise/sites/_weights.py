@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from neuronwise.sites.site import TensorName, WeightSlice
 
 __all__ = [
-    "CONVS",
     "RNNS",
-    "TRANSPOSED_CONVS",
+    "conv_shape",
     "dense_shape",
     "is_conv1d_transposed",
     "neuron_axis",
@@ -18,8 +17,8 @@ __all__ = [
     "writes_through",
 ]
 
-TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED_CONVS)
+_TRANSPOSED_CONVS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED_CONVS)
 RNNS = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -41,6 +40,19 @@ def dense_shape(module: nn.Module) -> tuple[int, int] | None:
         return None
     width, out = getattr(module, "in_features", None), getattr(module, "out_features", None)
     return (width, out) if isinstance(width, int) and isinstance(out, int) else None
+
+
+def conv_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Return ``(in, out)`` channels of a convolution, or None for any other module.
+
+    Layers that only look like one count too, such as :class:`neuronwise.nn.NeuronConv2d`: both numbers of channels, a
+    kernel, and a weight of their own.
+    """
+    inputs, outputs = getattr(module, "in_channels", None), getattr(module, "out_channels", None)
+    if not (isinstance(inputs, int) and isinstance(outputs, int)):
+        return None
+    own = getattr(module, "kernel_size", None) is not None and "weight" in module._parameters
+    return (inputs, outputs) if own or isinstance(module, _CONVS) else None
 
 
 def _weight(path: str, module: nn.Module) -> tuple[str, Tensor] | None:
@@ -69,10 +81,11 @@ def reads_through(
     if found is None:
         return None
     name, weight = found
-    if isinstance(module, CONVS):
-        if isinstance(module, TRANSPOSED_CONVS) and module.groups > 1:
+    shape = conv_shape(module)
+    if shape is not None:
+        if isinstance(module, _TRANSPOSED_CONVS) and module.groups > 1:
             return None
-        axis, out = (1 if isinstance(module, TRANSPOSED_CONVS) else 0), module.out_channels
+        axis, out = (1 if isinstance(module, _TRANSPOSED_CONVS) else 0), shape[1]
     else:
         shape = dense_shape(module)
         if shape is None:
@@ -91,10 +104,11 @@ def writes_through(path: str, module: nn.Module) -> WeightSlice | None:
     if found is None:
         return None
     name, weight = found
-    if isinstance(module, CONVS):
-        if module.groups > 1:
+    shape = conv_shape(module)
+    if shape is not None:
+        if getattr(module, "groups", 1) != 1:
             return None
-        axis, width = (0 if isinstance(module, TRANSPOSED_CONVS) else 1), module.in_channels
+        axis, width = (0 if isinstance(module, _TRANSPOSED_CONVS) else 1), shape[0]
     else:
         shape = dense_shape(module)
         if shape is None:
@@ -110,8 +124,9 @@ def neuron_axis(module: nn.Module, tensor: TensorName) -> tuple[int, int] | None
     shape = dense_shape(module)
     if shape is not None:
         return shape[0 if tensor == "input" else 1], -1
-    if isinstance(module, CONVS):
-        return (module.in_channels if tensor == "input" else module.out_channels), 1
+    shape = conv_shape(module)
+    if shape is not None:
+        return shape[0 if tensor == "input" else 1], 1
     if isinstance(module, RNNS):
         return (module.input_size if tensor == "input" else rnn_width(module)), -1
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):

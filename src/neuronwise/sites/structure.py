@@ -20,8 +20,8 @@ from neuronwise.sites._dense import Source, dense_sources, is_feed_forward
 from neuronwise.sites._ops import Op, first_input, op_of
 from neuronwise.sites._trace import Graph, trace
 from neuronwise.sites._weights import (
-    CONVS,
     RNNS,
+    conv_shape,
     dense_shape,
     reads_through,
     rnn_width,
@@ -110,9 +110,10 @@ def _known_module(path: str, module: nn.Module) -> tuple[Site, ...] | None:
         return (_dense_site(path, "linear2", module.linear2, (("linear1", module.linear1, "in"),), "ffn"),)
     if isinstance(module, nn.MultiheadAttention) or dense_shape(module) is not None:
         return ()
-    if isinstance(module, CONVS):
+    channels = conv_shape(module)
+    if channels is not None:
         read = reads_through(path, module)
-        return (Site(path, "output", module.out_channels, 1, kind="conv", reads=(read,) if read else ()),)
+        return (Site(path, "output", channels[1], 1, kind="conv", reads=(read,) if read else ()),)
     return None if any(True for _ in module.children()) else ()
 
 
@@ -224,7 +225,8 @@ def _graph_conv(path: str, settled: Settled, convs: list[fx.Node], graph: Graph)
         if read is not None:
             reads.append(read)
     module = graph.module(convs[0])
-    width = module.out_channels if isinstance(module, CONVS) else 0
+    channels = None if module is None else conv_shape(module)
+    width = 0 if channels is None else channels[1]
     return _site(path, where, width, 1, "conv", tuple(reads), _writes(path, value, width, graph))
 
 
