@@ -7,7 +7,18 @@ from typing import Annotated
 import typer
 
 import neuronwise
-from neuronwise.cli import ablate, check, demo, design, facts, observe, query, report, sites
+from neuronwise.cli import (
+    ablate,
+    check,
+    demo,
+    design,
+    facts,
+    monosemanticity,
+    observe,
+    query,
+    report,
+    sites,
+)
 from neuronwise.cli.running import EXIT_CODES, show_tracebacks
 
 __all__ = ["app", "main"]
@@ -71,6 +82,11 @@ _GROUPS = (
         "design",
         design,
         "Neurons for a table: find their formula, build a network of them, see if it is worth it.",
+    ),
+    (
+        "monosemanticity",
+        monosemanticity,
+        "Does each neuron stand for one thing? Measure it, and audit what inhibits it in training.",
     ),
 )
 for _group, _module, _help in _GROUPS:

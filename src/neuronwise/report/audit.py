@@ -325,11 +325,12 @@ def _told(cells: list[float]) -> list[str]:
 
 def _costs(result: Audit) -> list[dict[str, str]]:
     frame = _rows(result, "cost", "")
-    table = frame[~frame["control"].astype(bool)].pivot_table(
-        index="inhibitor", columns="name", values="value"
-    )
+    values = {
+        (row["inhibitor"], row["name"]): float(row["value"])
+        for row in frame[~frame["control"].astype(bool)].to_dict("records")
+    }
     return [
-        {"inhibitor": one, "cpu": f"{table.loc[one, 'cpu']:.2f}", "wall": f"{table.loc[one, 'wall']:.2f}"}
+        {"inhibitor": one, "cpu": f"{values[one, 'cpu']:.2f}", "wall": f"{values[one, 'wall']:.2f}"}
         for one in result.inhibitors
-        if one in table.index
+        if (one, "cpu") in values
     ]

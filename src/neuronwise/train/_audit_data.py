@@ -79,7 +79,7 @@ class Examples:
 
     def batches(self, size: int, device: torch.device | None = None) -> Iterator[Any]:
         """Yield all examples in their order."""
-        for rows in torch.arange(len(self)).split(size):
+        for rows in torch.split(torch.arange(len(self)), size):
             yield self.take(rows, device)
 
     def corpus(self, labels: Tensor | None, name: str) -> Corpus:
@@ -229,7 +229,7 @@ def _as_classes(targets: Tensor | None) -> Tensor | None:
     """Return targets that can be the classes of a measure: at least two, and not as many as words."""
     if targets is None:
         return None
-    known = int((targets.unique() >= 0).sum())
+    known = len({value for value in targets.flatten().tolist() if value >= 0})
     return targets if 2 <= known <= _MOST_CLASSES else None
 
 

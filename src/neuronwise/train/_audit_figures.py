@@ -43,8 +43,9 @@ def figures_of(runs: pd.DataFrame) -> pd.DataFrame:
     for (kind, name, basis), part in own.groupby(["kind", "name", "basis"], sort=False):
         table = part.set_index(["seed", "inhibitor", "control"])["end"].unstack(["inhibitor", "control"])  # noqa: PD010
         place = {"kind": kind, "name": name, "basis": basis}
-        known = {key for key in table.columns if table[key].notna().any()}
-        for inhibitor, control in table.columns:
+        pairs = list(dict.fromkeys(zip(part["inhibitor"], part["control"], strict=True)))
+        known = {pair for pair in pairs if table[pair].notna().any()}
+        for inhibitor, control in pairs:
             values = table[inhibitor, control]
             label = {"inhibitor": inhibitor, "control": control, **place}
             if inhibitor == NONE or (NONE, False) not in known:

@@ -86,7 +86,7 @@ class Plan:
         generator = torch.Generator().manual_seed(seed)
         left = self.total(examples)
         while left:
-            for rows in torch.randperm(examples, generator=generator).split(self.batch_size):
+            for rows in torch.split(torch.randperm(examples, generator=generator), self.batch_size):
                 yield rows
                 left -= 1
                 if not left:
@@ -147,7 +147,8 @@ class Plan:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed torch's own random state for the block; afterwards it is what it was."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if used else ()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
@@ -190,7 +191,7 @@ def control_of(method: Method) -> tuple[Method | None, str]:
     if isinstance(method, Controller):
         inner, reason = control_of(method.method)
         return (None, reason) if inner is None else (replace(method, method=inner), "")
-    known = {entry.name for entry in fields(method)} if is_dataclass(method) else set()
+    known: set[str] = {entry.name for entry in fields(method)} if is_dataclass(method) else set()
     if "selection" not in known:
         return None, "it makes no choice that could be made at random"
     if getattr(method, "selection", None) == "random":

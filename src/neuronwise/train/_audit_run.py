@@ -152,7 +152,7 @@ def run(
                 if mono is not None:
                     loss = loss + mono.loss()
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 if plan.clip_norm is not None:
                     nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
                 optimizer.step()

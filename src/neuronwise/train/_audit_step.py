@@ -76,7 +76,7 @@ def one_step(
     generator = torch.Generator().manual_seed(seed + 1)
     drawn = torch.randperm(len(split.train), generator=generator)
     with seeded(seed), known.attached(), torch.no_grad():
-        for rows in drawn[: plan.examples].split(plan.batch_size):
+        for rows in torch.split(drawn[: plan.examples], plan.batch_size):
             plan.loss(model, split.train.take(rows, device_of(model)))
             known.loss()
             known.step()
@@ -84,7 +84,7 @@ def one_step(
     tested = [row for row in plan.rows if _is_tested(row.method)]
     tallies = {(row.inhibitor, row.control): _Tally() for row in tested}
     held = np.zeros(2)
-    for number, rows in enumerate(drawn.split(plan.batch_size)[: plan.one_step]):
+    for number, rows in enumerate(torch.split(drawn, plan.batch_size)[: plan.one_step]):
         batch = split.train.take(rows, device_of(model))
         chance = seed * 1_000_003 + number
         before = _phis(plan, model, batch, known, chance)
@@ -131,7 +131,7 @@ def _gradients(plan: Plan, model: nn.Module, batch: Any, mono: Monosemanticity |
         loss = plan.loss(model, batch)
         if mono is not None:
             loss = loss + mono.loss()
-        loss.backward()
+        torch.autograd.backward(loss)
 
 
 def _step(
@@ -187,7 +187,7 @@ def _condition(
     with mono.attached():
         model.zero_grad()
         with seeded(chance):
-            plan.loss(model, batch).backward()
+            torch.autograd.backward(plan.loss(model, batch))
         tallies = torch.stack([state.tally for state in mono._states])
     model.zero_grad()
     return tallies.sum(0).cpu().numpy().astype(np.float64)
@@ -237,7 +237,7 @@ def _timed(
         if mono is not None:
             loss = loss + mono.loss()
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         if mono is not None:
             mono.step()

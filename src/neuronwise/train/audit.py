@@ -71,9 +71,9 @@ def audit(
     rotation: bool = True,
     controls: bool = True,
     probes: int = 5,
-    one_step: int = 16,
+    one_step: int = 8,
     one_step_rate: float = 0.01,
-    timed: int = 20,
+    timed: int = 10,
     examples: int = 2000,
     sample: int = 20_000,
     engine: Literal["local", "processes", "ray"] = "local",
@@ -165,7 +165,8 @@ def audit(
         >>> y = (x[:, 0] * x[:, 1] > 0).long()
         >>> def make_model(seed):
         ...     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2))
-        >>> found = audit(make_model, (x, y), {"ours": "tail"}, seeds=2, epochs=2, rotation=False, progress=False)
+        >>> options = {"seeds": 2, "epochs": 2, "start": 1, "probes": 1, "one_step": 1, "timed": 1}
+        >>> found = audit(make_model, (x, y), {"ours": "tail"}, **options)
         >>> found.inhibitors
         ('ours',)
 
@@ -221,6 +222,7 @@ def audit(
     with seeded(numbers[0]):
         model = plan.model(numbers[0])
     places = plan.sites_of(model)
+    _refuse_short(plan, len(first.train))
     card = model_card(model, model_name)
     about = {**_settings(plan, first), "sites": list(places.names), "by": by, "without_control": without}
     job = AuditJob(plan, {**about, "model": card, "data": first.train.digest()})
@@ -307,6 +309,16 @@ def _refuse_missing(rows: Any, measures: Sequence[str], split: Split, embeddings
             raise InvalidArgumentError(
                 f"The inhibitor {row.inhibitor!r} needs embeddings of each batch by another encoder: give embeddings=."
             )
+
+
+def _refuse_short(plan: Plan, examples: int) -> None:
+    """Refuse training that ends before an inhibitor begins."""
+    total = plan.total(examples)
+    if total < plan.start + 2:
+        raise InvalidArgumentError(
+            f"Training takes {total} steps, and inhibitors begin after start={plan.start} steps of warm-up: train "
+            "longer (epochs=, steps=), in smaller batches, or begin earlier (start=)."
+        )
 
 
 def _settings(plan: Plan, split: Split) -> dict[str, Any]:
