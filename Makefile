@@ -21,7 +21,7 @@ DEV_READY := $(VENV)/.dev-ready
 RAY_READY := $(VENV)/.ray-ready
 BENCH_READY := $(BENCH_VENV)/.bench-ready
 
-.PHONY: help demo test test-slow check lint types imports docs bench reproduce-task format clean
+.PHONY: help demo test test-slow check lint types imports docs bench reproduce-task reproduce-mono format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -70,6 +70,13 @@ reproduce-task: $(DEV_READY) ## the published experiments on task neurons; needs
 	$(BIN)/python reproduction/task_synthetic.py
 	$(BIN)/python reproduction/task_public.py
 	$(BIN)/python reproduction/task_feynman.py
+
+reproduce-mono: $(DEV_READY) ## the published experiments on monosemanticity; needs the data, see reproduction/README.md (hours)
+	$(BIN)/python reproduction/mono_flow.py
+	$(BIN)/python reproduction/mono_inhibitors.py
+	$(BIN)/python reproduction/mono_loop.py
+	$(BIN)/python reproduction/mono_scale.py
+	$(BIN)/python reproduction/tables_mono.py
 
 format: $(DEV_READY) ## let ruff sort, fix and format
 	$(BIN)/ruff check --fix

@@ -1,0 +1,69 @@
+"""What an audit has no place for, in a plain loop of the same optimiser and measures: MEmeL as published, and one knob.
+
+MEmeL's units are elements (position and channel), while neurons are measured as features, like everything else here.
+
+The controller steers our penalty to a level of the top 1 % of phi, asked below and above the untouched one: 0.7 and 1.4
+of what seed 100 shows without it, online, in the last tenth of its steps. The level reached is a mean over the last
+tenth too, of other seeds.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from common import arguments, folder_of, work_through
+from mono_areas import Area, area_of
+from mono_train import held_out, train
+
+from neuronwise.observe.statistics import Unit
+from neuronwise.train import Controller, MEmeL, Method
+
+AREAS = ("language", "image_cnn", "physics", "tagging", "stories", "image_swin", "image_fashion")
+STEERED = AREAS[:3]
+TUNED = 100
+LEVELS = {"down": 0.7, "up": 1.4}
+WAYS: dict[str, tuple[Method | None, Unit]] = {
+    "none": (None, "feature"),
+    "memel": (MEmeL(), "element"),
+    "memel random": (MEmeL(selection="random"), "element"),
+}
+
+
+@cache
+def area(name: str, folder: Path) -> Area:
+    return area_of(name, folder)
+
+
+def untouched(name: str, folder: Path) -> dict[str, Any]:
+    return {"area": name, "online": train(area(name, folder), None, TUNED)[1]}
+
+
+def measure(name: str, folder: Path, way: str, level: float, seed: int) -> dict[str, Any]:
+    here = area(name, folder)
+    target = level * LEVELS.get(way, 1.0)
+    method, unit = WAYS.get(way) or (Controller("top", target), "feature")
+    model, online = train(here, method, seed, unit=unit)
+    found = {"area": name, "row": way, "seed": seed, "online": online, "held_out": held_out(here, model)}
+    return found | ({"asked": target} if way in LEVELS else {})
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--areas", nargs="*", default=AREAS, help="Only these areas.")
+    parser.add_argument("--seeds", type=int, default=5)
+    asked = parser.parse_args()
+    folder = folder_of(asked)
+    cases = [(f"{name} untouched", untouched, (name, folder)) for name in asked.areas if name in STEERED]
+    seen = work_through("mono_levels", cases, asked.jobs)
+    levels = {row["area"]: row["online"]["top"] for row in seen.values()}
+    todo = [
+        (f"{name} {way} {seed}", measure, (name, folder, way, levels.get(name, 0.0), seed))
+        for seed in range(asked.seeds)
+        for name in asked.areas
+        for way in (*WAYS, *(LEVELS if name in STEERED else ()))
+    ]
+    work_through("mono_loop", todo, asked.jobs)
+
+
+if __name__ == "__main__":
+    main()

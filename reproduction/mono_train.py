@@ -1,0 +1,158 @@
+"""What every run of the reproduction has in common: optimiser, schedule, and one audit of one seed."""
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from mono_areas import Area
+from mono_models import sites_of
+from torch import Tensor, nn
+
+from neuronwise.data import corpus
+from neuronwise.observe import monosemanticity
+from neuronwise.observe.statistics import Unit
+from neuronwise.train import Method, Monosemanticity, audit
+
+WARM = 0.05  # of the steps, in which the learning rate rises
+CLIP = 1.0
+MEASURES = ("phi_above_9", "phi_top", "kurtosis")
+WITH_LABELS = ("feature_phi", "false_killing_rate", "class_selectivity")
+EXAMPLES = 128  # that neurons are measured on, and as many for the statistics
+SAMPLES = 2048  # of a site, at most
+
+
+def factor(step: int, steps: int) -> float:
+    """Return the learning rate's factor: it rises, then falls along a cosine to a tenth."""
+    warm = max(1, int(WARM * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.55 + 0.45 * math.cos(math.pi * (step - warm) / max(1, steps - warm))
+
+
+def optimizer_of(area: Area) -> Any:
+    return partial(torch.optim.AdamW, lr=area.rate, weight_decay=0.01, fused=True)
+
+
+def schedule(optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step, steps))
+
+
+def loss_of(area: Area, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return area.loss(model(batch[0]), batch[1])
+
+
+def jitter_of(area: Area, batch: tuple[Tensor, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    assert area.augment is not None
+    return area.augment(batch[0], generator), batch[1]
+
+
+def accuracy(model: nn.Module, batches: Any) -> dict[str, float]:
+    right = count = 0.0
+    for inputs, targets in batches:
+        known = targets >= 0
+        right += float(((model(inputs).argmax(-1) == targets) & known).sum())
+        count += float(known.sum())
+    return {"accuracy": right / count}
+
+
+def audited(
+    area: Area,
+    inhibitors: dict[str, Method],
+    seed: int,
+    *,
+    part: str = "test",
+    controls: bool = True,
+    one_step: int = 2,
+    classes: bool = False,
+) -> dict[str, Any]:
+    """Audit inhibitors with one seed, and return what was read of every model: ``{row: {figure: value}}``."""
+    found = audit(
+        area.model,
+        area.train,
+        inhibitors,
+        held_out=getattr(area, part),
+        sites=sites_of(area.model(seed)),
+        seeds=[seed],
+        steps=area.steps,
+        batch_size=area.batch,
+        optimizer=optimizer_of(area),
+        schedule=schedule,
+        clip_norm=CLIP,
+        augment=None if area.augment is None else partial(jitter_of, area),
+        loss=partial(loss_of, area),
+        metric=None if area.train[1].is_floating_point() else accuracy,
+        measured_on=area.probe if classes else None,
+        measures=MEASURES + (WITH_LABELS if classes else ()),
+        rotation=part == "test",
+        controls=controls,
+        probes=1,
+        one_step=one_step,
+        timed=0,
+        examples=EXAMPLES,
+        sample=SAMPLES,
+        progress=False,
+    )
+    runs = found.tables["audit_runs"]
+    rows: dict[str, dict[str, float]] = {}
+    for one in runs[runs["site"] == ""].to_dict("records"):
+        name = one["inhibitor"] + (" random" if one["control"] else "")
+        basis = "" if one["basis"] in ("", "neuron") else f"{one['basis']} "
+        before = f"{one['kind']} " if one["kind"].startswith("one_step") else ""
+        rows.setdefault(name, {})[f"{before}{basis}{one['name']}"] = round(one["end"], 8)
+    return {"seed": seed, "methods": {k: repr(v) for k, v in inhibitors.items()}, "rows": rows}
+
+
+def train(
+    area: Area, method: Method | None, seed: int, unit: Unit = "feature"
+) -> tuple[nn.Module, dict[str, float]]:
+    """Train as an audit does, and return the model and what was seen online in the last tenth of the steps."""
+    model = area.model(seed)
+    mono = Monosemanticity(model, sites_of(model), method, unit=unit, seed=seed, distributed=False)
+    optimizer = optimizer_of(area)(model.parameters())
+    rate = schedule(optimizer, area.steps)
+    chance = torch.Generator().manual_seed(seed)
+    inputs, targets = area.train
+    last: list[dict[str, float]] = []
+    model.train()
+    with mono.attached():
+        for step in range(area.steps):
+            some = torch.randint(len(inputs), (area.batch,), generator=chance)
+            batch = inputs[some], targets[some]
+            loss = loss_of(area, model, batch if area.augment is None else jitter_of(area, batch, chance))
+            (loss + mono.loss()).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
+            optimizer.zero_grad()
+            rate.step()
+            mono.step()
+            if step >= 0.9 * area.steps:
+                last.append(mono.log())
+    model.eval()
+    names = [name for name in ("share", "top", "strength") if name in last[0]]
+    return model, {name: sum(one[name] for one in last) / len(last) for name in names}
+
+
+def held_out(area: Area, model: nn.Module) -> dict[str, float]:
+    """Return measures and the loss of a trained model on the test part, as an audit takes them."""
+    found = monosemanticity(
+        model,
+        corpus(area.test[0][:EXAMPLES], name="held out"),
+        sites_of(model),
+        reference=corpus(area.train[0][:EXAMPLES], name="reference"),
+        measures=MEASURES,
+        sample=SAMPLES,
+        rotation=False,
+        progress=False,
+    )
+    with torch.no_grad():
+        parts = [
+            (float(loss_of(area, model, batch)), len(batch[0]))
+            for batch in zip(*(part.split(64) for part in area.test), strict=True)
+        ]
+    loss = sum(value * rows for value, rows in parts) / sum(rows for _, rows in parts)
+    frame = found.tables["site_measures"]
+    return {"loss": loss} | {
+        str(name): float((part["median"] if name == "kurtosis" else part["mean"]).mean())
+        for name, part in frame.groupby("measure")
+    }
