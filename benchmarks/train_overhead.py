@@ -4,6 +4,9 @@ A step is forward, backward and AdamW on 1,024 tokens. Every variant has a model
 change another's; steps are interleaved. ``published`` is the published module from its equations (update, score, top-1
 of each sample, `where`; statistics of each position and channel) at the same sites.
 
+Neuron health looks at one step in ten, and a window ends after twenty looks. ``health_look`` looks at every step,
+``health_end`` ends a window at every step too; ``health`` is what they make of a step on average, with the defaults.
+
     python benchmarks/train_overhead.py [--device cuda] [--widths 128 256 512 | 2048] [--repeats 12]
 """
 
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 from neuronwise.hooks import transform
 from neuronwise.sites import Site, Sites
-from neuronwise.train import L2E, Monosemanticity, ReversedDeactivation, TailPenalty
+from neuronwise.train import L2E, Monosemanticity, NeuronHealth, ReversedDeactivation, TailPenalty
 
 HORIZON = 10
 
@@ -88,8 +91,11 @@ VARIANTS = {
     "reversed_top1": {"method": ReversedDeactivation(), "tail": False},
     "l2e": {"method": L2E(), "tail": False},
     "tail_penalty": {"method": TailPenalty(), "tail": False},
+    "health_look": {"every": 1, "window": 1_000_000},
+    "health_end": {"every": 1, "window": 1},
     "published": "published",
 }
+EVERY, WINDOW = 10, 20  # the defaults of NeuronHealth
 
 
 def training_step(variant: str, width: int, device: str) -> Callable[[], None]:
@@ -100,9 +106,12 @@ def training_step(variant: str, width: int, device: str) -> Callable[[], None]:
     ids = torch.randint(0, VOCABULARY, (SEQUENCES, LENGTH), device=device)
     sites = Sites(Site(f"blocks.{layer}.down", "input", width=4 * width) for layer in range(LAYERS))
     settings = VARIANTS[variant]
-    mono = None
+    mono = health = None
     if settings == "published":
         transform(model, sites, Published()).attach()
+    elif variant.startswith("health"):
+        health = NeuronHealth(model, sites, **settings)
+        health.attach()
     elif settings is not None:
         mono = Monosemanticity(model, sites, start=1, **settings)
         mono.attach()
@@ -116,6 +125,8 @@ def training_step(variant: str, width: int, device: str) -> Callable[[], None]:
         optimizer.step()
         if mono is not None:
             mono.step()
+        if health is not None:
+            health.step()
 
     for _ in range(3):
         step()
@@ -140,10 +151,16 @@ def measure(width: int, device: str, repeats: int, variants: list[str]) -> dict[
         order = list(steps) if number % 2 == 0 else list(reversed(steps))
         for name in order:
             seconds[name].append(seconds_of(steps[name], device))
-    return {
+    figures = {
         name: overhead(seconds, name) | {"fastest": min(seconds[name]) / min(seconds["plain"]) - 1}
         for name in steps
     }
+    if {"health_look", "health_end"} <= figures.keys():
+        look, end = figures["health_look"], figures["health_end"]
+        figures["health"] = {
+            key: (look[key] * (WINDOW - 1) + end[key]) / WINDOW / EVERY for key in ("overhead", "fastest")
+        }
+    return figures
 
 
 def synchronisations(width: int) -> dict[str, int]:
