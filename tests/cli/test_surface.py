@@ -83,7 +83,8 @@ def test_the_quick_demo_from_end_to_end(run, tmp_path):
         "4. The most selective neurons",
         "6. One fact: a girl named Lily",
         "7. Neurons for a table",
-        "8. Kept for later",
+        "8. Neurons that stand for one thing",
+        "9. Kept for later",
     ):
         assert heading in shown
     assert "860 neurons in 5 layers" in shown
@@ -100,6 +101,10 @@ def test_the_quick_demo_from_end_to_end(run, tmp_path):
     assert nw.load(tmp_path / "demo" / "formula").terms == ("x**2", "sin(2*x)")
     assert "<w1, x**2> + <w2, sin(2*x)> + b1" in shown
     assert (tmp_path / "demo" / "formula.html").stat().st_size > 10_000
+    verdicts = nw.load(tmp_path / "demo" / "audit").tables["verdicts"]
+    assert verdicts["inhibitor"].tolist() == ["reversed", "tail", "selective"]
+    assert all(" ".join(sentence.split()) in shown for sentence in verdicts["sentence"])
+    assert (tmp_path / "demo" / "audit.html").stat().st_size > 10_000
 
 
 def test_the_demo_leaves_folders_that_are_not_its_own_alone(run, tmp_path):

@@ -1,4 +1,4 @@
-"""``neuronwise demo``: a tour of the library on a real language model and on tables.
+"""``neuronwise demo``: a tour of the library on a real language model, on tables and on digits.
 
 Each chapter is a function of the tour: it does one thing with public functions, shows it, and returns the facts for
 ``--json``. A new chapter is a function and a line in :data:`CHAPTERS`; what it leaves in the tour, later ones can use.
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from neuronwise.cli import foundation, girl, tank
+from neuronwise.cli import digits, foundation, girl, tank
 from neuronwise.cli.options import Json, Threads
 from neuronwise.cli.running import running, torch_threads
 from neuronwise.cli.tour import Tour
@@ -31,6 +31,7 @@ CHAPTERS: tuple[tuple[str, str, Callable[[Tour], Mapping[str, Any]]], ...] = (
     ("ablation", "Switching neurons off", foundation.switch_off),
     ("fact", "One fact: a girl named Lily", girl.one_fact),
     ("table", "Neurons for a table", tank.neurons_for_tables),
+    ("monosemanticity", "Neurons that stand for one thing", digits.inhibitors_on_digits),
     ("results", "Kept for later", foundation.keep),
 )
 
@@ -49,7 +50,7 @@ def demo(
     threads: Threads = None,
     json_: Json = False,
 ) -> None:
-    """See it all on a small Llama and two tables; needs no network, about a minute."""
+    """See it all on a small Llama, two tables and digits; needs no network, about two minutes."""
     with running(json_) as screen, torch_threads(threads):
         started = time.monotonic()
         tour = Tour(screen, out, quick=quick)

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from neuronwise.data import Corpus, LoadedModel
     from neuronwise.observe import Ablation, Activity
 
-__all__ = ["ABLATION", "ACTIVITY", "FORMULA", "KNOWLEDGE", "MAP", "Tour"]
+__all__ = ["ABLATION", "ACTIVITY", "AUDIT", "FORMULA", "KNOWLEDGE", "MAP", "Tour"]
 
 ACTIVITY = "activity"
 ABLATION = "ablation"
 KNOWLEDGE = "knowledge"
 MAP = "map"
 FORMULA = "formula"
+AUDIT = "audit"
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Tour:
         Raises:
             WriteError: If there is such a folder where results would go.
         """
-        for name in (ACTIVITY, ABLATION, KNOWLEDGE, MAP, FORMULA):
+        for name in (ACTIVITY, ABLATION, KNOWLEDGE, MAP, FORMULA, AUDIT):
             folder = self.out / name
             if folder.exists() and not (folder / "manifest.json").is_file():
                 raise WriteError(

@@ -266,7 +266,7 @@ def _change(row: Any) -> tuple[str, str]:
     if not np.isfinite(row["low"]):
         return text, ""
     text += f" [{number(100 * row['relative_low'], 2)}, {number(100 * row['relative_high'], 2)}]"
-    shown = row["low"] > 0 or row["high"] < 0
+    shown = (row["low"] > 0 or row["high"] < 0) and row["low"] < row["high"]
     return text, shade(row["relative"] / _STRONG) if shown else ""
 
 

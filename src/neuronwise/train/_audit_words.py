@@ -120,8 +120,11 @@ def condition_of(figures: pd.DataFrame) -> str:
 
 
 def _shown(row: Row | None) -> int:
-    """Return the sign of a difference whose interval leaves out 0, else 0."""
-    if row is None or not np.isfinite(row["low"]):
+    """Return the sign of a difference whose interval leaves out 0, else 0.
+
+    Where all seeds agree to the last digit, as shares of few examples may, the spread is not known: nothing is shown.
+    """
+    if row is None or not np.isfinite(row["low"]) or row["low"] == row["high"]:
         return 0
     return int(row["low"] > 0) - int(row["high"] < 0)
 

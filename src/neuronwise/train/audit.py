@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,35 +12,24 @@ from torch import Tensor, nn
 
 from neuronwise.data import model_card
 from neuronwise.engine import blocks_of, map_reduce, progress_bar
-from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe.measures import MEASURES, chosen_measures
 from neuronwise.observe.statistics import Unit
-from neuronwise.sites import Site
+from neuronwise.sites import Site, Sites
 from neuronwise.store import Manifest
+from neuronwise.train._audit_checks import (
+    check_numbers,
+    measures_of,
+    refuse_missing,
+    refuse_short,
+    settings_of,
+)
 from neuronwise.train._audit_data import Loss, Metric, Split, default_loss, default_metric, split_of
 from neuronwise.train._audit_figures import audit_tables
-from neuronwise.train._audit_job import AuditJob
+from neuronwise.train._audit_job import AuditJob, Records
 from neuronwise.train._audit_plan import Plan, audited, seeded
 from neuronwise.train._audit_words import aim_of, verdicts_of
 from neuronwise.train.audited import Audit
-from neuronwise.train.controller import Controller
-from neuronwise.train.method import Method
 
 __all__ = ["audit"]
-
-#: What is measured by default, of neurons without labels and, where there are labels, with them.
-WITHOUT_LABELS = (
-    "phi_above_9",
-    "phi_top",
-    "sample_peak",
-    "kurtosis",
-    "lifetime_sparsity",
-    "population_sparsity",
-    "hoyer",
-    "gini",
-    "decorrelation_features",
-)
-WITH_LABELS = ("feature_phi", "false_killing_rate", "class_selectivity", "auc", "mutual_information")
 
 
 def audit(
@@ -101,7 +90,8 @@ def audit(
 
     *Task.* ``loss`` and ``metric`` on all held-out examples. *Cost.* The fastest of some steps that take turns.
 
-    Differences are paired by seed, with 95 % intervals of the t distribution, not corrected for their number.
+    Differences are paired by seed, with 95 % intervals of the t distribution, not corrected for their number. They are
+    about other seeds (weights, batches, splits) of these data and this model, not about other data.
 
     Args:
         make_model: Returns a new model, given a seed. It is called with torch's own random state seeded the same way.
@@ -173,7 +163,7 @@ def audit(
     Source: Wang et al. (arXiv 2312.11560) for the argument about one step; the audit is ours.
     """
     numbers = tuple(range(seed, seed + seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
-    _check(
+    check_numbers(
         numbers,
         epochs=epochs,
         batch_size=batch_size,
@@ -185,8 +175,8 @@ def audit(
     rows, without = audited(inhibitors, controls=controls)
     split = split_of(data, held_out, measured_on)
     first = split(numbers[0])
-    wanted = _measures(measures, by, first)
-    _refuse_missing(rows[1:], wanted, first, embeddings)
+    wanted = measures_of(measures, by, first)
+    refuse_missing(rows[1:], wanted, first, embeddings)
     plan = Plan(
         make_model=make_model,
         split=split,
@@ -222,9 +212,9 @@ def audit(
     with seeded(numbers[0]):
         model = plan.model(numbers[0])
     places = plan.sites_of(model)
-    _refuse_short(plan, len(first.train))
+    refuse_short(plan, len(first.train))
     card = model_card(model, model_name)
-    about = {**_settings(plan, first), "sites": list(places.names), "by": by, "without_control": without}
+    about = {**settings_of(plan, first), "sites": list(places.names), "by": by, "without_control": without}
     job = AuditJob(plan, {**about, "model": card, "data": first.train.digest()})
     with progress_bar("Auditing", len(numbers), shown=progress) as on_block:
         records = map_reduce(
@@ -237,25 +227,37 @@ def audit(
             checkpoint_every=0.0,
             on_block=on_block,
         )
+    return _result(records, plan, places, card, about, first, sorted(less_is_better))
+
+
+def _result(
+    records: Records,
+    plan: Plan,
+    places: Sites,
+    card: Mapping[str, Any],
+    about: dict[str, Any],
+    first: Split,
+    less_is_better: list[str],
+) -> Audit:
     tables = audit_tables(records)
     figures = tables["audit_figures"]
     task = [name for name in figures.loc[figures["kind"] == "task", "name"].unique() if name != "loss"]
-    about |= {"metric": task[0] if task else "loss", "less_is_better": sorted(less_is_better)}
+    about |= {"metric": task[0] if task else "loss", "less_is_better": less_is_better}
     aims = {
-        row.inhibitor: aim_of(row.method) for row in rows[1:] if row.method is not None and not row.control
+        row.inhibitor: aim_of(row.method) for row in plan.rows if row.method is not None and not row.control
     }
     tables["verdicts"] = verdicts_of(
         figures,
         aims,
-        by=by,
+        by=about["by"],
         metric=about["metric"],
-        less_is_better=about["less_is_better"],
-        seeds=len(numbers),
+        less_is_better=less_is_better,
+        seeds=len(plan.seeds),
     )
     manifest = Manifest(
         kind="audit",
         action={"name": "audit", "parameters": about},
-        seed=numbers[0],
+        seed=plan.seeds[0],
         model=card,
         data={
             "name": "given",
@@ -267,79 +269,3 @@ def audit(
         },
     )
     return Audit({"sites": places.to_frame(), **tables}, manifest)
-
-
-def _check(seeds: Sequence[int], *, steps: int | None, **counts: int) -> None:
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InvalidArgumentError(f"seeds must be one or more different numbers, not {list(seeds)}.")
-    for name, value in {**counts, "steps": 1 if steps is None else steps}.items():
-        if value < 1:
-            raise InvalidArgumentError(f"{name} must be at least 1, not {value}.")
-
-
-def _measures(wanted: Sequence[str] | None, by: str, split: Split) -> tuple[str, ...]:
-    """Return the measures to take, that of the verdict among them."""
-    if wanted is None:
-        chosen = [*WITHOUT_LABELS, *(WITH_LABELS if split.labels is not None else ())]
-    else:
-        chosen = [measure.name for measure in chosen_measures(wanted)]
-    chosen_measures([by])
-    return tuple(dict.fromkeys([*chosen, by]))
-
-
-def _refuse_missing(rows: Any, measures: Sequence[str], split: Split, embeddings: Any) -> None:
-    """Refuse what needs something that is not given, before anything is trained."""
-    for name in measures:
-        if "labels" in MEASURES[name].needs and split.labels is None:
-            raise InvalidArgumentError(
-                f"The measure {name!r} needs classes: targets of whole numbers with 2 to 100 values, or "
-                "measured_on=(inputs, classes)."
-            )
-        if "embeddings" in MEASURES[name].needs:
-            raise InvalidArgumentError(
-                f"The measure {name!r} needs embeddings, which an audit does not measure with."
-            )
-    for row in rows:
-        method: Method = row.method.method if isinstance(row.method, Controller) else row.method
-        if "labels" in method.needs and split.train.classes is None:
-            raise InvalidArgumentError(
-                f"The inhibitor {row.inhibitor!r} needs classes: give data as (x, y) with whole-number y."
-            )
-        if "embeddings" in method.needs and embeddings is None:
-            raise InvalidArgumentError(
-                f"The inhibitor {row.inhibitor!r} needs embeddings of each batch by another encoder: give embeddings=."
-            )
-
-
-def _refuse_short(plan: Plan, examples: int) -> None:
-    """Refuse training that ends before an inhibitor begins."""
-    total = plan.total(examples)
-    if total < plan.start + 2:
-        raise InvalidArgumentError(
-            f"Training takes {total} steps, and inhibitors begin after start={plan.start} steps of warm-up: train "
-            "longer (epochs=, steps=), in smaller batches, or begin earlier (start=)."
-        )
-
-
-def _settings(plan: Plan, split: Split) -> dict[str, Any]:
-    kept = (
-        "epochs", "batch_size", "clip_norm", "measures", "rotation", "probes", "one_step", "one_step_rate", "timed",
-        "unit", "horizon", "start", "examples", "sample",
-    )  # fmt: skip
-    return {
-        **{name: getattr(plan, name) for name in kept},
-        "steps": plan.total(len(split.train)),
-        "seeds": list(plan.seeds),
-        "inhibitors": {row.inhibitor: str(row.method) for row in plan.rows if row.method and not row.control},
-        "controls": [row.inhibitor for row in plan.rows if row.control],
-        "optimizer": _name(plan.optimizer),
-        "loss": _name(plan.loss),
-        "metric_function": None if plan.metric is None else _name(plan.metric),
-    }
-
-
-def _name(function: Any) -> str:
-    if isinstance(function, partial):
-        given = ", ".join(f"{name}={value}" for name, value in function.keywords.items())
-        return f"{_name(function.func)}({given})"
-    return getattr(function, "__qualname__", type(function).__name__)
