@@ -187,7 +187,7 @@ class TestPrediction:
         X = np.random.default_rng(0).uniform(1, 3, (100, 2))
         one = discover(X, np.log(X).sum(1), bases="log(x)", confidence="none")
         X[7, 1] = -1
-        with pytest.raises(DataError, match="not defined on 1 rows, the first of them row 7"):
+        with pytest.raises(DataError, match="not defined on 1 row, the first of them row 7"):
             one.predict(X)
 
     def test_huge_inputs_are_standardised_and_clipped(self):
@@ -359,3 +359,33 @@ class _Untouched(Group):
 def test_settings_of_the_confidence_are_checked_before_the_search(arguments):
     with pytest.raises(InvalidArgumentError, match=r"resamples must be|fdr must be"):
         discover(*data(), method=_Untouched(), **arguments)
+
+
+class TestBeforeTheSearch:
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            ({"engine": "nonsense"}, "Unknown engine 'nonsense'"),
+            ({"workers": 0}, "workers must be at least 1"),
+            ({"resamples": 7}, "even number"),
+            ({"outlying": "drop"}, "outlying must be"),
+        ],
+    )
+    def test_wrong_arguments_are_refused(self, wrong, message, monkeypatch):
+        monkeypatch.setattr(Group, "search", lambda *_, **__: pytest.fail("the search has begun"))
+        X, y = data(60)
+        with pytest.raises(InvalidArgumentError, match=message):
+            discover(X, y, **wrong)
+
+    @pytest.mark.parametrize("method", ["interactions", "low_rank"])
+    def test_base_functions_are_refused_where_nothing_would_come_of_them(self, method):
+        X, y = data(60)
+        with pytest.raises(InvalidArgumentError, match=f"'{method}' has terms of its own"):
+            discover(X, y, method=method, bases="x, sin(x)", confidence="none")
+
+    def test_one_thing_is_counted_as_one(self):
+        X, y = data(60)
+        with pytest.raises(DataError, match="has 1 value NaN or infinite"):
+            discover(X.replace(X.iloc[3, 0], np.nan), y)
+        with pytest.raises(DataError, match="The table has 1 row;"):
+            discover(X[:1], y[:1])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from neuronwise.errors import DataError, InvalidArgumentError, closest
+from neuronwise.errors import DataError, InvalidArgumentError, closest, counted
 
 __all__ = ["LARGEST", "Table", "Task", "read_inputs", "read_table", "read_target", "read_weight", "separate"]
 
@@ -182,8 +182,9 @@ def _check_finite(array: NDArray[np.float64], names: tuple[str, ...], index: Any
         bad = [names[j] for j in np.flatnonzero(~good.all(0))]
         label = "" if index is None else f" (index {index[row]!r})"
         others = ", ".join(bad[:5]) + (" ..." if len(bad) > 5 else "")
+        count = int(np.count_nonzero(~good))
         raise DataError(
-            f"X has {np.count_nonzero(~good)} values that are NaN or infinite, the first ({array[row, column]}) in "
+            f"X has {counted(count, 'value')} NaN or infinite, the first ({array[row, column]}) in "
             f"column {names[column]!r}, row {row}{label}; columns with any: {others}. "
             "Drop these rows (X.dropna()) or fill them in (sklearn.impute.SimpleImputer)."
         )
@@ -255,9 +256,9 @@ def _target_values(y: Any, rows: int) -> NDArray[Any]:
     if values.ndim not in (1, 2):
         raise DataError(f"y must have one value a row, not the shape {values.shape}.")
     if len(values) != rows:
-        raise DataError(f"X has {rows} rows and y has {len(values)}.")
+        raise DataError(f"X has {counted(rows, 'row')} and y has {len(values)}.")
     if rows < _FEWEST_ROWS:
-        raise DataError(f"There are {rows} rows; a search needs at least {_FEWEST_ROWS}.")
+        raise DataError(f"The table has {counted(rows, 'row')}; a search needs at least {_FEWEST_ROWS}.")
     if values.dtype == object:
         missing = pd.isna(values)
         if missing.any():
@@ -319,9 +320,9 @@ def _target_numbers(values: NDArray[Any]) -> NDArray[np.float64]:
         ) from error
     good = np.isfinite(numbers)
     if not good.all():
-        row = int(np.argwhere(~good)[0][0])
+        row, count = int(np.argwhere(~good)[0][0]), int(np.count_nonzero(~good))
         raise DataError(
-            f"y has {np.count_nonzero(~good)} values that are NaN or infinite, the first in row {row}. Drop these rows."
+            f"y has {counted(count, 'value')} NaN or infinite, the first in row {row}. Drop such rows."
         )
     if np.abs(numbers).max() > LARGEST:
         raise DataError(f"y has values beyond {LARGEST:g}. Rescale it.")

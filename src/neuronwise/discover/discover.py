@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._evaluate import Figure, held_out_figures, losses
 from neuronwise.discover._record import recorded
+from neuronwise.discover._remarks import left_out_note, remarks
 from neuronwise.discover._table import Table, read_table
 from neuronwise.discover.candidate import Candidate
 from neuronwise.discover.confidence import (
@@ -28,7 +29,8 @@ from neuronwise.discover.methods import method_of
 from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.problem import SearchProblem, pose
 from neuronwise.discover.scaling import Scale
-from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.engine import check_engine
+from neuronwise.errors import DataError, InvalidArgumentError, counted
 from neuronwise.formula import Base
 
 __all__ = ["Confidence", "discover"]
@@ -113,6 +115,8 @@ def discover(
     """
     chosen = method_of(method)
     _check(held_out, margin, confidence, outlying, resamples, fdr)
+    check_engine(engine, workers)
+    _check_bases(chosen, bases, confidence)
     table = read_table(X, y, task=task, inputs=inputs, sample_weight=sample_weight)
     search_rows, test_rows = _split(table, held_out, seed)
     usual = _usual(table, search_rows) if outlying == "leave out" else np.ones(table.n, dtype=bool)
@@ -142,8 +146,8 @@ def discover(
         margin=margin,
         notes=(
             *everything.notes,
-            *_left_out(left_out),
-            *_remarks(candidates, len(test_rows), table.n - left_out, rows_refitted),
+            *left_out_note(left_out),
+            *remarks(candidates, len(test_rows), table.n - left_out, rows_refitted),
             *notes,
         ),
         settings={
@@ -180,6 +184,17 @@ def _check(
         raise InvalidArgumentError(f"outlying must be 'leave out' or 'keep', not {outlying!r}.")
 
 
+def _check_bases(method: Method, bases: str | Sequence[str | Base], confidence: str) -> None:
+    """Refuse base functions that nothing would come of."""
+    if getattr(method, "uses_bases", True) or confidence == "knockoffs":
+        return
+    if not (isinstance(bases, str) and bases == "default"):
+        raise InvalidArgumentError(
+            f"The method {method.name!r} has terms of its own and uses no base functions: leave out bases, or take "
+            "another method, such as 'group'."
+        )
+
+
 def _split(table: Table, held_out: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the rows to search and those to hold out, each class in both at its share; a single one is searched."""
     n = table.n
@@ -214,7 +229,8 @@ def _measured(
     compared = losses(fit_terms(search, ("x",)), test, search) if linear and search.n > 2 * search.d else None
     notes: tuple[str, ...] = ()
     if found[0].undefined:
-        notes = (f"The formula is not defined on {found[0].undefined} held-out rows, which were left out.",)
+        rows = counted(found[0].undefined, "held-out row")
+        notes = (f"Left out of the figures, as the formula is not defined there: {rows}.",)
     figures = held_out_figures(found[0], compared, test, search)
     gain = figures.get("gain_over_linear")
     if gain is not None and candidates[0].terms not in ((), ("x",)) and not gain.low > 0:
@@ -249,42 +265,6 @@ def _usual(table: Table, search_rows: NDArray[np.intp]) -> NDArray[np.bool_]:
     """Return which rows are not far from those of the search; a row of weight 0 has no say."""
     by = search_rows if table.weight is None else search_rows[table.weight[search_rows] > 0]
     return usual_rows(table.inputs, table.target, table.task, by=by)
-
-
-def _left_out(count: int) -> tuple[str, ...]:
-    if not count:
-        return ()
-    rows = "1 row with a value" if count == 1 else f"{count} rows with values"
-    was = "was" if count == 1 else "were"
-    return (f"{rows} far from all others {was} left out of the search; outlying='keep' searches all.",)
-
-
-def _remarks(candidates: list[Candidate], held_out: int, rows: int, refitted: int) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ()
-    if not candidates[0].terms:
-        notes += (
-            "Nothing was found beyond chance: the formula is a constant. A network is best left linear here.",
-        )
-    elif candidates[0].terms == ("x",):
-        notes += ("The linear formula suffices: nothing else was found beyond chance.",)
-    if not held_out:
-        notes += (
-            "No rows were held out: what the formula explains was measured on the rows that it was chosen by.",
-        )
-    elif refitted:
-        out = rows - refitted
-        but = (
-            f" but the {out} held-out ones with inputs that were clipped or values far from all others"
-            if out
-            else ""
-        )
-        notes += (
-            "Terms were chosen, and held-out figures measured, without the held-out rows; then the numbers were fitted "
-            f"again to all rows{but}.",
-        )
-    else:
-        notes += ("The numbers of the formula are those of the rows of the search.",)
-    return notes
 
 
 def _confidence(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from neuronwise.discover._table import read_inputs
 from neuronwise.discover.candidate import predicted
 from neuronwise.discover.scaling import Scaling, warn_of_clipped
-from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.errors import DataError, InvalidArgumentError, counted
 from neuronwise.formula import Formula
 from neuronwise.store import Result
 
@@ -236,7 +236,7 @@ class Discovery(Result):
             X = X.rename(columns=str)[list(names)]
         raw, _ = read_inputs(X)
         if raw.shape[1] != len(names):
-            raise DataError(f"The search had {len(names)} inputs; this table has {raw.shape[1]}.")
+            raise DataError(f"The search had {counted(len(names), 'input')}; this table has {raw.shape[1]}.")
         scaling = self.scaling
         warn_of_clipped(scaling, raw, names, stacklevel=3)
         scaled = scaling.apply(raw)
@@ -244,7 +244,7 @@ class Discovery(Result):
         bad = np.flatnonzero(~np.isfinite(predictors).all(1))
         if len(bad):
             raise DataError(
-                f"The formula is not defined on {len(bad)} rows, the first of them row {bad[0]}: their inputs lie "
-                "outside the domain of a base function, and outside what the search has seen."
+                f"The formula is not defined on {counted(len(bad), 'row')}, the first of them row {bad[0]}: their "
+                "inputs lie outside the domain of a base function, and outside what the search has seen."
             )
         return predicted(predictors, str(self._about["link"]))

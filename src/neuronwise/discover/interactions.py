@@ -65,6 +65,7 @@ class Interactions:
     """
 
     name: ClassVar[str] = "interactions"
+    uses_bases: ClassVar[bool] = False
 
     order: int = 3
     max_columns: int = 3000

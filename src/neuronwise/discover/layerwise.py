@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from neuronwise.discover.discover import Confidence, discover
 from neuronwise.discover.discovery import Discovery
 from neuronwise.discover.method import Method
-from neuronwise.errors import DataError, InvalidArgumentError
+from neuronwise.errors import DataError, InvalidArgumentError, counted
 from neuronwise.formula import Base, Formula
 from neuronwise.hooks import call_model, capture, refuse_uncatchable, untouched
 from neuronwise.nn import convert
@@ -222,7 +222,7 @@ def _flat(
     y = y.movedim(y_axis, -1) if y.ndim > 1 else y[:, None]
     wanted = y.flatten(0, -2)
     if len(read) != len(wanted):
-        raise DataError(f"The layer read {len(read)} rows, and the target has {len(wanted)}.")
+        raise DataError(f"The layer read {counted(len(read), 'row')}, and the target has {len(wanted)}.")
     return read.double().cpu().numpy(), wanted.double().cpu().numpy()
 
 

@@ -60,6 +60,7 @@ class LowRank:
     """
 
     name: ClassVar[str] = "low_rank"
+    uses_bases: ClassVar[bool] = False
 
     order: int = 5
     rank: int = 8

@@ -3,6 +3,6 @@
 from neuronwise.engine.checkpoint import Checkpoint
 from neuronwise.engine.job import Block, Job
 from neuronwise.engine.progress import progress_bar
-from neuronwise.engine.run import ENGINES, blocks_of, map_reduce
+from neuronwise.engine.run import ENGINES, blocks_of, check_engine, map_reduce
 
-__all__ = ["ENGINES", "Block", "Checkpoint", "Job", "blocks_of", "map_reduce", "progress_bar"]
+__all__ = ["ENGINES", "Block", "Checkpoint", "Job", "blocks_of", "check_engine", "map_reduce", "progress_bar"]

@@ -13,7 +13,7 @@ from neuronwise.engine.checkpoint import Checkpoint
 from neuronwise.engine.job import Block, Job
 from neuronwise.errors import InvalidArgumentError
 
-__all__ = ["ENGINES", "blocks_of", "map_reduce"]
+__all__ = ["ENGINES", "blocks_of", "check_engine", "map_reduce"]
 
 S = TypeVar("S")
 
@@ -54,10 +54,7 @@ def map_reduce(
         ResultError: If the checkpoint belongs to another pass.
         MissingExtraError: If the engine's package is not installed.
     """
-    if engine not in ENGINES:
-        raise InvalidArgumentError(f"Unknown engine {engine!r}. There are: {', '.join(ENGINES)}.")
-    if workers is not None and workers < 1:
-        raise InvalidArgumentError(f"workers must be at least 1, not {workers}.")
+    check_engine(engine, workers)
     saved = None if checkpoint is None else Checkpoint(checkpoint, job.fingerprint(), every=checkpoint_every)
     done, state = 0, job.start()
     if saved is not None and (found := saved.read()) is not None:
@@ -71,6 +68,18 @@ def map_reduce(
     if saved is not None:
         saved.remove()
     return state
+
+
+def check_engine(engine: str, workers: int | None) -> None:
+    """Refuse an engine that there is not, for callers with work to do before the engine's.
+
+    Raises:
+        InvalidArgumentError: If the engine is unknown or ``workers`` is less than 1.
+    """
+    if engine not in ENGINES:
+        raise InvalidArgumentError(f"Unknown engine {engine!r}. There are: {', '.join(ENGINES)}.")
+    if workers is not None and workers < 1:
+        raise InvalidArgumentError(f"workers must be at least 1, not {workers}.")
 
 
 def blocks_of(total: int | None, size: int | None = None) -> Iterator[Block]:

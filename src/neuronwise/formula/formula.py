@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from neuronwise.errors import DataError, FormulaError, InvalidArgumentError
+from neuronwise.errors import DataError, FormulaError, InvalidArgumentError, counted
 from neuronwise.formula._checks import bound_weights, checked_node, names_of, table_of
 from neuronwise.formula._gradient import ZERO, element, gradients, plus
 from neuronwise.formula._parser import parse
@@ -150,7 +150,7 @@ class Formula:
         if values.ndim != (1 if weights is None else 2) or len(values) != len(found):
             wanted = f"({len(found)},)" if weights is None else f"({len(found)}, d)"
             raise InvalidArgumentError(
-                f"{len(found)} base functions need numbers of shape {wanted}, not {values.shape}."
+                f"The numbers of {counted(len(found), 'base function')} have shape {wanted}, not {values.shape}."
             )
         if not np.isfinite(values).all() or not math.isfinite(intercept):
             raise InvalidArgumentError("Coefficients, weights and intercept must be finite numbers.")
@@ -422,9 +422,11 @@ class Formula:
 
     def _check_width(self, width: int) -> None:
         if self.width is not None and width != self.width:
-            raise DataError(f"The formula is for {self.width} inputs; the data have {width}.")
+            raise DataError(f"The formula is for {counted(self.width, 'input')}; the data have {width}.")
         if width < self._needed:
-            raise DataError(f"The formula uses x[{self._needed - 1}]; the data have {width} inputs.")
+            raise DataError(
+                f"The formula uses x[{self._needed - 1}]; the data have {counted(width, 'input')}."
+            )
 
     def _plan(self, what: str, backend: Backend, width: int) -> Plan:
         key = (what, backend, width)
