@@ -1,6 +1,7 @@
 """The parts of the genetic search: trees, compression, fitness, tuning, variation."""
 
 import pickle
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from neuronwise.discover import Genetic, make_problem
 from neuronwise.discover import _genetic_island as island_module
+from neuronwise.discover._genetic_bases import forms_of, with_bases
 from neuronwise.discover._genetic_exact import exact_space
 from neuronwise.discover._genetic_island import Island, select
 from neuronwise.discover._genetic_job import IslandJob, linearised, spaces_of
@@ -23,7 +25,8 @@ from neuronwise.discover._genetic_space import (
 from neuronwise.discover._genetic_tune import constants_of, rounded, tuned
 from neuronwise.discover._genetic_variation import Grammar, cross, mutate, seedling
 from neuronwise.discover._trees import Node, X, constant, evaluate, make, skeleton, terms_of, text, walk
-from neuronwise.formula import FUNCTIONS, Formula
+from neuronwise.errors import InvalidArgumentError
+from neuronwise.formula import FUNCTIONS, Base, Formula, Function, with_functions
 
 GRAMMAR = Grammar(("sin", "exp", "tanh", "log"), 0.3, 20, 4)
 
@@ -232,3 +235,46 @@ def test_memory_is_bounded_and_does_not_change_results():
     small, keys = run(20_000)
     assert len(small.spaces[0]._values) * 128 < 40_000 + 200 * 128
     assert keys == run(8_000_000)[1]
+
+
+def given(bases, formula="2*x**2 - 3*x"):
+    rng = np.random.default_rng(0)
+    inputs = rng.uniform(-1, 1, (200, 3))
+    return make_problem(
+        inputs, Formula(formula).evaluate(inputs), task="regression", scale="none", bases=bases
+    )
+
+
+def test_base_functions_that_were_given_are_the_functions_of_trees():
+    settings = Genetic(islands=1, population=30, generations=4, epochs=1, starts=4)
+    assert with_bases(settings, given("default")) is settings
+    assert with_bases(settings, given("x, sin(3*x), tanh(x)**2")).functions == ("sin", "tanh")
+    assert with_bases(settings, given("polynomial")).functions == ()
+    assert with_bases(replace(settings, functions=("exp",)), given("sin(x)")).functions == ("exp", "sin")
+    swish = Function.from_expression("swish", "x*sigmoid(x)")
+    own = with_bases(settings, given([Base("swish(x)", functions=with_functions(swish))]))
+    assert (own.functions, own.extra) == (("swish",), (swish,))
+    # sin and exp are among the default functions, and would fit this better than any polynomial.
+    short = replace(settings, generations=1, catalogue=False)
+    for one in short.search(given("x, x**2, x**3", "sin(3*x) + exp(-x)")):
+        assert not any(name in str(one.formula) for name in FUNCTIONS), str(one.formula)
+
+
+def test_base_functions_that_were_given_are_starting_forms():
+    trees = forms_of(given("x, x**5, sin(2*x - 1), 1/(1 + x**2), x**-2, abs(x)**0.5, -x*exp(x)"))
+    points = np.linspace(0.5, 1.5, 7)
+    for tree in trees:
+        assert np.isfinite(evaluate(tree, points, FUNCTIONS)).all()
+    wanted = {"x", "x**5", "sin(2*x - 1)", "1/(1 + x**2)", "x**(-2)", "-x*exp(x)"}
+    values = {tuple(evaluate(tree, points, FUNCTIONS).round(9)) for tree in trees}
+    assert values == {tuple(Base(text)(points).round(9)) for text in wanted}
+    assert forms_of(given("default")) == []
+    # A form that nothing else would find in so short a search.
+    law = "tanh(3.1*x**3 - sin(2.3*x + 0.4))"
+    short = Genetic(islands=1, population=10, generations=1, epochs=1, starts=0, catalogue=False)
+    assert short.search(given(["x", law], law))[0].figures["explained"] > 1 - 1e-9
+
+
+def test_the_published_search_refuses_base_functions():
+    with pytest.raises(InvalidArgumentError, match="uses no base functions"):
+        Genetic.published().search(given("x, x**2"))

@@ -40,6 +40,13 @@ class ExactSpace(Space):
         whole = np.asarray(values)
         return np.asarray(whole.reshape(*whole.shape[:-1], -1, self.inputs).sum(axis=-1))
 
+    def changes_sign(self, kind: str, values: Array | float) -> bool:
+        """Whether values have both signs in the range of one input (of a vector), or on the rows (of a scalar)."""
+        if kind != "vector":
+            return super().changes_sign(kind, values)
+        below = np.asarray(values).reshape(-1, self.inputs) < 0
+        return bool((below.any(axis=0) & ~below.all(axis=0)).any())
+
     def projected(self, node: Node, values: Array) -> Array:
         """Return values as centred and weighted columns of the rows ``(..., n)``."""
         assert self.root is not None

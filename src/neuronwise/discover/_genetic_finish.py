@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +15,8 @@ from neuronwise.discover._deviance import fit, likelihood_of
 from neuronwise.discover._genetic_exact import ExactSpace, exact_space
 from neuronwise.discover._genetic_island import Member
 from neuronwise.discover._genetic_job import Outcome, linearised, spaces_of
-from neuronwise.discover._genetic_space import Space
+from neuronwise.discover._genetic_poles import EXACT
+from neuronwise.discover._genetic_space import Linearised, Space
 from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, rounded, tuned
 from neuronwise.discover._genetic_variation import Individual
 from neuronwise.discover._trees import Node, X, apply, input_of, joined, skeleton, text
@@ -36,6 +37,8 @@ _POLISHED = 5
 _POLISHING_STEPS = 12
 _POLISHABLE = 400_000  # inputs of all rows up to which constants are tuned on the data themselves
 _NODE = 2.0  # what each weighted node costs in the criterion: about 2 ln of the choices there are for it
+_BETWEEN = 1000  # places between the rows at which finalists must be defined
+_EXPLODES = 10.0  # how much further from the middle than on the rows a term may be between them
 _SAME = 1e-9  # of the predictor's spread: what rounding and simplifying may change
 _SIMPLIFIABLE = 30
 _DIGITS = 11  # of coefficients
@@ -78,6 +81,7 @@ class Finish:
         self._found: dict[str, Member] = {}
         self._spread = 1.0
         self._exact: ExactSpace = exact_space(linearised(problem, None), settings.table)
+        self._between: ExactSpace = _between(problem, settings)
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
         """Take in the fronts of islands."""
@@ -98,6 +102,7 @@ class Finish:
             if not self.settings.coefficients:
                 return self._published()
             fitted = [self._fit(terms) for terms in [*self._plainest(), *self._promising(_FINALISTS)]]
+            fitted += self._laws()
             if problem.task == "count":
                 # Counts that vary more than Poisson's law allows would otherwise buy terms that are not there.
                 richest = max(_distinct(fitted), key=lambda one: one.explained)
@@ -116,10 +121,21 @@ class Finish:
         leaves = joined(map(input_of, range(self.problem.d)))
         return [(), *([(X,)] if inputs != "single" else []), *([leaves] if inputs != "shared" else [])]
 
-    def _promising(self, count: int) -> list[Individual]:
+    def _laws(self) -> list[Fitted]:
+        """Return individuals with a pole between the data that, tuned, leave no error; the others are none."""
+        promising = self._promising(_POLISHED, pole=True)
+        if not promising:
+            return []
+        space = self._space()
+        return [self._fit(self._tuned(terms, space)) for terms in promising]
+
+    def _tuned(self, terms: Individual, space: Space) -> Individual:
+        return tuned(terms, space, steps=_POLISHING_STEPS, starts=0, rng=Random(0))[0]
+
+    def _promising(self, count: int, *, pole: bool = False) -> list[Individual]:
         """Return the individuals with the lowest criterion, by their errors in the search."""
         n = self.problem.n
-        usable = [one for one in self._found.values() if np.isfinite(one.error)]
+        usable = [one for one in self._found.values() if np.isfinite(one.error) and one.pole == pole]
         usable.sort(key=lambda one: (n * np.log(max(one.error, FLOOR)) + self._cost(one.terms), one.key))
         seen: dict[str, Individual] = {}
         for one in usable:
@@ -141,7 +157,7 @@ class Finish:
         finals: list[Fitted] = []
         for one in fitted[:_POLISHED]:
             lean = self._lean(one)
-            sharp = self._fit(tuned(lean.terms, space, steps=_POLISHING_STEPS, starts=0, rng=Random(0))[0])
+            sharp = self._fit(self._tuned(lean.terms, space))
             simple = self._lean(self._fit(rounded(sharp.terms, space, rows=self.problem.n)[0]))
             finals.append(simple if simple.criterion <= sharp.criterion + TIE else sharp)
         # Of two with the same form the polished one is kept.
@@ -167,6 +183,21 @@ class Finish:
         return mixed or vector
 
     def _fit(self, terms: Individual) -> Fitted:
+        """Return the fit on the data; infinitely bad where it explodes or is undefined between them."""
+        found = self._fit_rows(terms)
+        if self.settings.poles or 1 - found.explained <= EXACT or not any(map(self._gapped, terms)):
+            return found
+        return replace(found, criterion=np.inf)
+
+    def _gapped(self, term: Node) -> bool:
+        """Whether a term has a pole or a gap in its domain between the rows."""
+        if self._exact.has_pole(term) or self._between.has_pole(term):
+            return True
+        rows, between = self._exact.raw(term), self._between.raw(term)
+        middle = np.median(rows)
+        return not np.abs(between - middle).max() <= _EXPLODES * np.abs(rows - middle).max()  # True for NaN
+
+    def _fit_rows(self, terms: Individual) -> Fitted:
         problem, exact = self.problem, self._exact
         raw = np.array([exact.raw(term) for term in terms]).reshape(len(terms), problem.n).T
         weight = np.ones(problem.n) if problem.weight is None else problem.weight
@@ -295,6 +326,15 @@ class Finish:
                 ),
             )
         return ranked(made.values())
+
+
+def _between(problem: SearchProblem, settings: Genetic) -> ExactSpace:
+    """Return places on the lines from one row to another."""
+    rng = np.random.default_rng(problem.seed)
+    one, other = rng.integers(problem.n, size=(2, _BETWEEN))
+    part = rng.random((_BETWEEN, 1))
+    X = part * problem.X[one] + (1 - part) * problem.X[other]
+    return exact_space(Linearised(X, np.zeros((_BETWEEN, 1)), np.ones(_BETWEEN)), settings.table)
 
 
 def _form(terms: Sequence[Node]) -> str:

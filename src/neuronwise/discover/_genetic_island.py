@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from neuronwise.discover._genetic_poles import EXACT
 from neuronwise.discover._genetic_published import crossed, grown, mutated
 from neuronwise.discover._genetic_space import Space
 from neuronwise.discover._genetic_tune import FLOOR, constants_of, is_simple, tuned
@@ -32,6 +33,7 @@ Array = NDArray[np.float64]
 
 _COEFFICIENT = 2  # what a term counts beside its nodes
 _CONSTANT = 3  # what a constant counts beside its node unless it is a simple number
+_POLE = 3.0  # what a pole between the data counts
 _BANK = 1500  # terms that are remembered for adding to an elite
 _BANK_SIZE = 9  # no larger ones
 _SINGLE_BANK_SIZE = 18  # the same of single inputs, each of which is a leaf
@@ -52,12 +54,14 @@ class Member:
         error: Residual squares as a share of the total.
         fitness: What is selected on; lower is better.
         size: Weighted nodes, terms and constants that are no simple numbers.
+        pole: Whether it has one between the data and is no exact law.
     """
 
     terms: Individual
     error: float
     fitness: float
     size: int
+    pole: bool = False
 
     @property
     def key(self) -> str:
@@ -97,6 +101,7 @@ class Island:
         population: The members at the start; empty: random ones.
         forms: Starting forms, tried first.
         front: The best member of each size so far.
+        poled: The same of members with a pole, which may lead to a law that has it.
     """
 
     settings: Genetic
@@ -106,8 +111,9 @@ class Island:
     rows: int
     inputs: int
     population: list[Member] = field(default_factory=list)
-    forms: Sequence[Individual] = ()
+    forms: list[Individual] = field(default_factory=list)
     front: dict[int, Member] = field(default_factory=dict)
+    poled: dict[int, Member] = field(default_factory=dict)
     evaluations: int = 0
     _tuned: dict[str, None] = field(default_factory=dict)
     _bank: dict[str, Node] = field(default_factory=dict)
@@ -267,19 +273,20 @@ class Island:
             return self._entered(Member(terms, error, error if usable else np.inf, terms[0].size))
         free = sum(not is_simple(value) for value in constants_of(terms))
         size = sum(term.size + _COEFFICIENT for term in terms) + _CONSTANT * free
-        fitness = (
-            float(np.log(max(error, FLOOR))) + self.settings.parsimony * size
-            if np.isfinite(error)
-            else np.inf
-        )
+        if not np.isfinite(error):
+            return Member(terms, error, np.inf, size)
+        fitness = float(np.log(max(error, FLOOR))) + self.settings.parsimony * size
+        if error > EXACT and not self.settings.poles and any(map(space.has_pole, terms)):
+            return self._entered(Member(terms, error, fitness + _POLE, size, pole=True))
         return self._entered(Member(terms, error, fitness, size))
 
     def _entered(self, member: Member) -> Member:
-        best = self.front.get(member.size)
+        front = self.poled if member.pole else self.front
+        best = front.get(member.size)
         if np.isfinite(member.fitness) and (
             best is None or (member.error, member.key) < (best.error, best.key)
         ):
-            self.front[member.size] = member
+            front[member.size] = member
         return member
 
     def _tune(self, ordered: Sequence[Member], rng: Random) -> list[Member]:

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from neuronwise.discover._deviance import likelihood_of
+from neuronwise.discover._genetic_bases import forms_of
 from neuronwise.discover._genetic_exact import ExactSpace, exact_space
 from neuronwise.discover._genetic_island import Island, Member
 from neuronwise.discover._genetic_products import product_forms
 from neuronwise.discover._genetic_space import Linearised, Space, curve_space, grid_of, row_space
 from neuronwise.discover._genetic_variation import Grammar, Individual, catalogue
-from neuronwise.discover._trees import Node
+from neuronwise.discover._trees import Node, X, input_of
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.engine import Block
 
@@ -46,7 +47,7 @@ class Outcome:
 
     Args:
         population: Its best individuals, the best first.
-        front: The best member of each size.
+        front: The best member of each size, and of those with a pole.
         evaluations: Individuals that were fitted.
         error: The smallest unexplained share.
     """
@@ -131,15 +132,17 @@ class IslandJob:
             problem.n,
             problem.d,
         )
-        if settings.catalogue and self.epoch == 0:
-            island.forms = self._forms(number, grammar, deadline)
+        if self.epoch == 0:
+            island.forms = _given(grammar, problem)
+            if settings.catalogue:
+                island.forms += self._forms(number, grammar, deadline)
         island.begin(self.populations[number])
         island.run(self.generations, deadline=deadline)
         ordered = sorted(island.population, key=lambda member: (member.fitness, member.key))
         count = max(1, round(_MIGRANTS * settings.population))
         return Outcome(
             [member.terms for member in ordered[:count]],
-            [island.front[size] for size in sorted(island.front)],
+            [front[size] for front in (island.front, island.poled) for size in sorted(front)],
             island.evaluations,
             min((member.error for member in island.front.values()), default=1.0),
         )
@@ -161,6 +164,12 @@ class IslandJob:
             with np.errstate(all="ignore"):
                 found += product_forms(grammar, space, y, (first, step), deadline)
         return found
+
+
+def _given(grammar: Grammar, problem: SearchProblem) -> list[Individual]:
+    """Return the user's base functions as starting forms: of the vector of all inputs, and of single ones."""
+    leaves = ((X,) if grammar.shared else ()) + tuple(map(input_of, range(grammar.inputs)))
+    return [(form,) for form in forms_of(problem, leaves) if form.size <= grammar.max_size]
 
 
 def grammar_of(settings: Genetic, problem: SearchProblem, number: int, *, scalars: bool) -> Grammar:
@@ -243,7 +252,8 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
     return {
         "population": [[_nested(term) for term in terms] for terms in outcome.population],
         "front": [
-            [[_nested(term) for term in one.terms], one.error, one.fitness, one.size] for one in outcome.front
+            [[_nested(term) for term in one.terms], one.error, one.fitness, one.size, one.pole]
+            for one in outcome.front
         ],
         "evaluations": outcome.evaluations,
         "error": outcome.error,
@@ -252,8 +262,8 @@ def _plain(outcome: Outcome) -> dict[str, Any]:
 
 def _outcome(plain: Mapping[str, Any]) -> Outcome:
     front = [
-        Member(tuple(map(_node, terms)), error, fitness, size)
-        for terms, error, fitness, size in plain["front"]
+        Member(tuple(map(_node, terms)), error, fitness, size, pole)
+        for terms, error, fitness, size, pole in plain["front"]
     ]
     population = [tuple(map(_node, terms)) for terms in plain["population"]]
     return Outcome(population, front, plain["evaluations"], plain["error"])

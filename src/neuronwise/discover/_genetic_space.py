@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from neuronwise.discover._genetic_poles import divisors
 from neuronwise.discover._trees import Node, apply, evaluate
 from neuronwise.formula import Function
 
@@ -60,6 +61,7 @@ class Space:
         plain_target: The same of the response.
         sums: Interpolation to single rows ``(rows, G)``, for scalar terms; None where there are none.
         root: Square roots of the rows' weights ``(rows,)``; for scalar terms.
+        covered: Which stretches between two points of the grid lie within the range of an input ``(G - 1,)``.
         memory: Numbers to keep in memory.
     """
 
@@ -72,9 +74,11 @@ class Space:
     plain_target: Array
     sums: Array | None = None
     root: Array | None = None
+    covered: NDArray[np.bool_] | None = None
     memory: int = 8_000_000
     _values: dict[str, Array] = field(default_factory=dict)
     _columns: dict[str, Array | None] = field(default_factory=dict)
+    _poles: dict[str, bool] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -126,6 +130,22 @@ class Space:
         one = self.root / np.linalg.norm(self.root)
         rows = values * self.root
         return np.asarray(rows - (rows @ one)[..., None] * one)
+
+    def has_pole(self, term: Node) -> bool:
+        """Whether something that a term divides by has both signs within the ranges of the inputs, or on the rows."""
+        known = self._poles.get(term.key)
+        if known is None:
+            found = any(self.changes_sign(part.kind, self.values(part)) for part in divisors(term))
+            known = self._poles[term.key] = found
+        return known
+
+    def changes_sign(self, kind: str, values: Array | float) -> bool:
+        """Whether values on the grid (of a vector) or on the rows (of a scalar) have both signs."""
+        below = np.asarray(values) < 0
+        if kind != "vector":
+            return bool(below.any() and not below.all())
+        flips = below[1:] != below[:-1]
+        return bool((flips if self.covered is None else flips & self.covered).any())
 
     def prepare(self, terms: Iterable[Node]) -> None:
         """Evaluate the columns of terms that are not in memory, all vector terms in one matrix product."""
@@ -260,6 +280,13 @@ def interpolation(X: Array, points: Array) -> Array:
     return found.reshape(n, size)
 
 
+def _covered(X: Array, points: Array) -> NDArray[np.bool_]:
+    """Return which stretches between two points of the grid lie within the range of an input."""
+    low, high = X.min(axis=0)[:, None], X.max(axis=0)[:, None]
+    inside: NDArray[np.bool_] = ((low < points[1:]) & (high > points[:-1])).any(axis=0)
+    return inside
+
+
 def curve_space(problem: Linearised, points: Array, functions: Mapping[str, Function]) -> Space:
     """Compress all rows, for vector terms only."""
     outputs = problem.response.shape[1]
@@ -284,6 +311,7 @@ def curve_space(problem: Linearised, points: Array, functions: Mapping[str, Func
         rest,
         plain,
         target,
+        covered=_covered(problem.X, points),
     )
 
 
@@ -305,4 +333,5 @@ def row_space(
         target,
         sums=sums,
         root=root,
+        covered=_covered(problem.X, points),
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from neuronwise.discover._genetic_bases import with_bases
 from neuronwise.discover._genetic_finish import Finish
 from neuronwise.discover._genetic_job import IslandJob
 from neuronwise.discover._genetic_variation import Individual
@@ -44,6 +45,10 @@ class Genetic:
     found later; the
     formulas returned are fitted by maximum likelihood.
 
+    Base functions other than the default ones (``bases=`` of :func:`discover` or :func:`make_problem`) are forms that
+    the search starts from, and what they call are the functions that trees may have, in place of ``functions``; where
+    ``functions`` is set as well, beside these.
+
     Args:
         population: Individuals of an island.
         generations: Generations of an island at most, all epochs together.
@@ -72,6 +77,9 @@ class Genetic:
         inputs: ``"shared"``: every input passes through the same formula. ``"single"``: formulas of single inputs,
             ``x[0]*sin(x[1])``, as in ordinary symbolic regression; trees may be twice as large. ``"both"``: every
             second island has single inputs beside the vector of all and its sums.
+        poles: Whether what a formula divides by may change its sign between the data, and a term explode or be
+            undefined there. If not, such formulas are steps on the way only, unless they leave no error at all. Poles
+            outside the data are no matter.
         coefficients: Solve for a coefficient for each tree and an offset. False is the published search.
 
     Source: arXiv 2405.02369, section 3.
@@ -111,6 +119,7 @@ class Genetic:
     functions: tuple[str, ...] = ("sin", "cos", "exp", "log", "sqrt", "tanh", "abs")
     extra: tuple[Function, ...] = ()
     inputs: Literal["shared", "single", "both"] = "shared"
+    poles: bool = False
     coefficients: bool = True
 
     def __post_init__(self) -> None:
@@ -191,12 +200,14 @@ class Genetic:
 
         Raises:
             DataError: If the published search is given anything but a regression with one output.
+            InvalidArgumentError: If it is given base functions.
         """
         if not self.coefficients and (problem.task != "regression" or problem.outputs > 1):
             raise DataError("The published search explains one numeric target only. Take Genetic() instead.")
+        settings = with_bases(self, problem)
         begun = time.perf_counter()
         populations: list[list[Individual]] = [[] for _ in range(self.islands)]
-        finish = Finish(self, problem)
+        finish = Finish(settings, problem)
         predictor = None
         shares = (_SHARES if self.inputs == "shared" else _SINGLE_SHARES)[len(_SHARES) - self.epochs :]
         for epoch, share in enumerate(shares):
@@ -207,7 +218,13 @@ class Genetic:
                 rounds = math.ceil(self.islands / (1 if engine == "local" else workers or 1))
                 seconds = max(0.0, left * share / sum(shares[epoch:]) / rounds)
             job = IslandJob(
-                self, problem, epoch, max(1, round(self.generations * part)), seconds, populations, predictor
+                settings,
+                problem,
+                epoch,
+                max(1, round(self.generations * part)),
+                seconds,
+                populations,
+                predictor,
             )
             outcomes = map_reduce(job, blocks_of(self.islands, 1), engine=engine, workers=workers)
             finish.add(outcomes[number] for number in sorted(outcomes))
