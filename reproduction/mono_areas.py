@@ -5,7 +5,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -265,8 +265,14 @@ def stories(folder: Path, *, steps: int = 60) -> Area:
     )
 
 
-def area_of(name: str, folder: Path, **options: Any) -> Area:
-    """Return an area by its name; options are widths and steps."""
+@cache
+def area_of(name: str, folder: Path, longer: float = 1.0, **options: Any) -> Area:
+    """Return an area by its name, trained for ``longer`` times the usual steps; options are widths."""
+    found = _area(name, folder, **options)
+    return replace(found, steps=round(longer * found.steps))
+
+
+def _area(name: str, folder: Path, **options: Any) -> Area:
     if name.startswith("image_") and name != "image_fashion":
         return images(folder, kind=name.removeprefix("image_"), **options)
     table: dict[str, Callable[..., Area]] = {

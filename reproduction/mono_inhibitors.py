@@ -7,11 +7,10 @@ strongest whose loss stays within 0.5 %. Each case is one seed of one group of i
 
 import json
 import math
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from common import RESULTS, arguments, folder_of, work_through
 from mono_areas import Area, area_of
 from mono_train import audited
@@ -37,43 +36,52 @@ WANTED = 0.45  # of the share without a penalty
 PENALTIES: dict[str, Any] = {"tail": TailPenalty, "kurtosis": KurtosisPenalty, "l2e": L2E}
 
 
-def choose(area: Area, penalty: str) -> dict[str, Any]:
-    """Return the strength of a penalty, and all that was tried."""
-    tried: dict[float, dict[str, float]] = {}
+def choose(area: Area) -> dict[str, Any]:
+    """Return the strength of every penalty, and all that was tried."""
+    tried: dict[str, dict[str, dict[str, float]]] = {name: {} for name in PENALTIES}
     none: dict[str, float] = {}
 
-    def ratio(strength: float) -> float:
-        nonlocal none
-        if strength not in tried:
-            method = PENALTIES[penalty](strength=strength)
-            rows = audited(area, {penalty: method}, TUNED, part="valid", controls=False, one_step=0)["rows"]
-            none, tried[strength] = (
-                {name: rows[row][name] for name in ("loss", "phi_above_9")} for row in ("none", penalty)
-            )
-        return tried[strength]["phi_above_9"] / none["phi_above_9"]
+    def attempt(strengths: dict[str, Sequence[float]]) -> None:
+        named = {f"{name} {one:g}": (name, one) for name, some in strengths.items() for one in some}
+        methods = {key: PENALTIES[name](strength=one) for key, (name, one) in named.items()}
+        rows = audited(area, methods, TUNED, part="valid", controls=False, one_step=0)["rows"]
+        none.update((figure, rows["none"][figure]) for figure in ("loss", "phi_above_9"))
+        for key, (name, one) in named.items():
+            tried[name][f"{one:g}"] = {figure: rows[key][figure] for figure in ("loss", "phi_above_9")}
 
-    below, above = (STRENGTHS[0], STRENGTHS[1]) if ratio(STRENGTHS[1]) <= WANTED else STRENGTHS[1:3]
-    if above == STRENGTHS[2] and ratio(above) > WANTED:
-        below, above = STRENGTHS[2:]
-    reached = ratio(above) <= WANTED
-    if reached and ratio(below) <= WANTED:
-        chosen = below
-    elif reached:
-        ends = [math.log(max(ratio(strength), 1e-3)) for strength in (below, above)]
-        way = (ends[0] - math.log(WANTED)) / (ends[0] - ends[1])
-        chosen = float(f"{below * (above / below) ** way:.2g}")
-    else:
-        held = [strength for strength, row in tried.items() if row["loss"] <= 1.005 * none["loss"]]
-        chosen = max(held, default=STRENGTHS[0])
-    rows = {f"{strength:g}": row for strength, row in tried.items()}
-    return {
-        "area": area.name,
-        "penalty": penalty,
-        "strength": chosen,
-        "reached": reached,
-        "none": none,
-        "tried": rows,
+    attempt(dict.fromkeys(PENALTIES, STRENGTHS[1:3]))
+    more: dict[str, Sequence[float]] = {}
+    for name in PENALTIES:
+        weak, strong = (
+            tried[name][f"{one:g}"]["phi_above_9"] / none["phi_above_9"] for one in STRENGTHS[1:3]
+        )
+        if weak <= WANTED:
+            more[name] = STRENGTHS[:1]
+        elif strong > WANTED:
+            more[name] = STRENGTHS[3:]
+    if more:
+        attempt(more)
+    chosen = {name: settled(rows, none) for name, rows in tried.items()}
+    return {"area": area.name, "strengths": chosen, "none": none, "tried": tried}
+
+
+def settled(rows: dict[str, dict[str, float]], none: dict[str, float]) -> float:
+    """Return the strength that the rule at the top of this file gives."""
+    ratios = {
+        one: rows[f"{one:g}"]["phi_above_9"] / none["phi_above_9"] for one in STRENGTHS if f"{one:g}" in rows
     }
+    enough = [strength for strength, ratio in ratios.items() if ratio <= WANTED]
+    if not enough:
+        held = [one for one in ratios if rows[f"{one:g}"]["loss"] <= 1.005 * none["loss"]]
+        return max(held, default=min(STRENGTHS))
+    above = enough[0]
+    weaker = [strength for strength in ratios if strength < above]
+    if not weaker:
+        return above
+    below = weaker[-1]
+    ends = [math.log(max(ratios[strength], 1e-3)) for strength in (below, above)]
+    way = (ends[0] - math.log(WANTED)) / (ends[0] - ends[1])
+    return float(f"{below * (above / below) ** way:.2g}")
 
 
 def groups(area: Area, strengths: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -103,18 +111,14 @@ def groups(area: Area, strengths: dict[str, float]) -> dict[str, dict[str, Any]]
     return found
 
 
-@cache
-def area(name: str, folder: Path) -> Area:
-    return area_of(name, folder)
+def tune(name: str, folder: Path, longer: float) -> dict[str, Any]:
+    return choose(area_of(name, folder, longer))
 
 
-def tune(name: str, folder: Path, penalty: str) -> dict[str, Any]:
-    return choose(area(name, folder), penalty)
-
-
-def measure(name: str, folder: Path, group: str, seed: int, strengths: dict[str, float]) -> dict[str, Any]:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    here = area(name, folder)
+def measure(
+    name: str, folder: Path, longer: float, group: str, seed: int, strengths: dict[str, float]
+) -> dict[str, Any]:
+    here = area_of(name, folder, longer)
     return {"area": name, "group": group, **audited(here, seed=seed, **groups(here, strengths)[group])}
 
 
@@ -123,23 +127,22 @@ def main() -> None:
     parser.add_argument("--areas", nargs="*", default=AREAS, help="Only these areas.")
     parser.add_argument("--groups", nargs="*", help="Only these groups.")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--longer", type=float, default=1.0, help="Train for so many times the steps.")
     asked = parser.parse_args()
-    folder = folder_of(asked)
-    cases = [
-        (f"{name} strength {one}", tune, (name, folder, one)) for name in TUNED_AREAS for one in PENALTIES
-    ]
+    folder, longer = folder_of(asked), asked.longer
+    tail = "" if longer == 1 else f" x{longer:g}"
+    cases = [(f"{name} strengths{tail}", tune, (name, folder, longer)) for name in TUNED_AREAS]
     chosen = work_through("mono_strengths", cases, asked.jobs)
     todo = []
     for seed in range(asked.seeds):
         for name in asked.areas:
-            strengths = {
-                one: chosen[f"{LIKE.get(name, name)} strength {one}"]["strength"] for one in PENALTIES
-            }
+            strengths = chosen[f"{LIKE.get(name, name)} strengths{tail}"]["strengths"]
             todo += [
-                (f"{name} {group} {seed}", measure, (name, folder, group, seed, strengths))
-                for group in groups(area(name, folder), strengths)
+                (f"{name} {group} {seed}{tail}", measure, (name, folder, longer, group, seed, strengths))
+                for group in groups(area_of(name, folder, longer), strengths)
                 if not asked.groups or group in asked.groups
             ]
+    todo = [case for case in todo if not asked.only or case[0] in asked.only]
     work_through("mono_inhibitors", todo, asked.jobs)
     print(json.dumps({"cases": len(todo), "results": str(RESULTS)}))
 

@@ -7,12 +7,11 @@ of what seed 100 shows without it, online, in the last tenth of its steps. The l
 tenth too, of other seeds.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from common import arguments, folder_of, work_through
-from mono_areas import Area, area_of
+from mono_areas import area_of
 from mono_train import held_out, train
 
 from neuronwise.observe.statistics import Unit
@@ -29,17 +28,12 @@ WAYS: dict[str, tuple[Method | None, Unit]] = {
 }
 
 
-@cache
-def area(name: str, folder: Path) -> Area:
-    return area_of(name, folder)
+def untouched(name: str, folder: Path, longer: float) -> dict[str, Any]:
+    return {"area": name, "online": train(area_of(name, folder, longer), None, TUNED)[1]}
 
 
-def untouched(name: str, folder: Path) -> dict[str, Any]:
-    return {"area": name, "online": train(area(name, folder), None, TUNED)[1]}
-
-
-def measure(name: str, folder: Path, way: str, level: float, seed: int) -> dict[str, Any]:
-    here = area(name, folder)
+def measure(name: str, folder: Path, longer: float, way: str, level: float, seed: int) -> dict[str, Any]:
+    here = area_of(name, folder, longer)
     target = level * LEVELS.get(way, 1.0)
     method, unit = WAYS.get(way) or (Controller("top", target), "feature")
     model, online = train(here, method, seed, unit=unit)
@@ -51,17 +45,26 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--areas", nargs="*", default=AREAS, help="Only these areas.")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--longer", type=float, default=1.0, help="Train for so many times the steps.")
     asked = parser.parse_args()
-    folder = folder_of(asked)
-    cases = [(f"{name} untouched", untouched, (name, folder)) for name in asked.areas if name in STEERED]
+    folder, longer = folder_of(asked), asked.longer
+    tail = "" if longer == 1 else f" x{longer:g}"
+    cases = [
+        (f"{name} untouched{tail}", untouched, (name, folder, longer))
+        for name in asked.areas
+        if name in STEERED
+    ]
     seen = work_through("mono_levels", cases, asked.jobs)
-    levels = {row["area"]: row["online"]["top"] for row in seen.values()}
+    levels = {
+        name: seen[f"{name} untouched{tail}"]["online"]["top"] for name in asked.areas if name in STEERED
+    }
     todo = [
-        (f"{name} {way} {seed}", measure, (name, folder, way, levels.get(name, 0.0), seed))
+        (f"{name} {way} {seed}{tail}", measure, (name, folder, longer, way, levels.get(name, 0.0), seed))
         for seed in range(asked.seeds)
         for name in asked.areas
         for way in (*WAYS, *(LEVELS if name in STEERED else ()))
     ]
+    todo = [case for case in todo if not asked.only or case[0] in asked.only]
     work_through("mono_loop", todo, asked.jobs)
 
 

@@ -6,13 +6,12 @@ and the classes of CIFAR-10; another partition may say otherwise. Wider networks
 steps, so width and how far training went are not told apart.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import arguments, folder_of, work_through
-from mono_areas import Area, area_of
+from mono_areas import area_of
 from mono_models import sites_of
 from mono_train import EXAMPLES, SAMPLES, held_out, train
 from scipy.stats import ks_2samp
@@ -75,13 +74,8 @@ def feature_figures(reference: Tensor, values: Tensor, labels: Tensor) -> dict[s
     return found
 
 
-@cache
-def area(name: str, folder: Path, width: int) -> Area:
-    return area_of(name, folder, width=width)
-
-
-def measure(name: str, folder: Path, width: int, seed: int) -> dict[str, Any]:
-    here = area(name, folder, width)
+def measure(name: str, folder: Path, longer: float, width: int, seed: int) -> dict[str, Any]:
+    here = area_of(name, folder, longer, width=width)
     model, _ = train(here, None, seed)
     assert here.probe is not None
     reference = rows_of(model, here.train[0][:EXAMPLES], None)
@@ -104,14 +98,17 @@ def measure(name: str, folder: Path, width: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--longer", type=float, default=1.0, help="Train for so many times the steps.")
     asked = parser.parse_args()
-    folder = folder_of(asked)
+    folder, longer = folder_of(asked), asked.longer
+    tail = "" if longer == 1 else f" x{longer:g}"
     todo = [
-        (f"{name} {width} {seed}", measure, (name, folder, width, seed))
+        (f"{name} {width} {seed}{tail}", measure, (name, folder, longer, width, seed))
         for seed in range(asked.seeds)
         for name, widths in WIDTHS.items()
         for width in widths
     ]
+    todo = [case for case in todo if not asked.only or case[0] in asked.only]
     work_through("mono_scale", todo, asked.jobs)
 
 
