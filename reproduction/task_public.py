@@ -10,8 +10,6 @@ from sklearn.model_selection import KFold, StratifiedKFold
 from neuronwise.estimators import compare
 
 FOLDS = 10
-#: Larger sets are trained on this many rows of each training part, for time.
-ROWS = 1000
 LEARNERS = (
     "linear",
     "quadratic",
@@ -35,7 +33,7 @@ def names_in(folder: Path) -> list[tuple[str, str, bool]]:
     return found
 
 
-def measure(folder: Path, file: str, name: str, classes: bool) -> dict[str, Any]:
+def measure(folder: Path, file: str, name: str, classes: bool, rows: int) -> dict[str, Any]:
     with np.load(folder / "tabular" / f"{file}.npz") as arrays:
         X, y = arrays[f"{name}_X"].astype(np.float64), arrays[f"{name}_y"]
         folds = arrays[f"{name}_fold"] if f"{name}_fold" in arrays.files else None
@@ -50,7 +48,7 @@ def measure(folder: Path, file: str, name: str, classes: bool) -> dict[str, Any]
         learners=LEARNERS,
         task="classification" if classes else "regression",
         folds=folds,
-        rows=ROWS,
+        rows=rows,
         tune=3,
         hidden=(32, 16),
         max_epochs=100,
@@ -62,6 +60,7 @@ def measure(folder: Path, file: str, name: str, classes: bool) -> dict[str, Any]
         "set": name,
         "classes": classes,
         "rows": len(X),
+        "most_training_rows": rows,
         "inputs": X.shape[1],
         "metric": result.metric,
         "formula": str(result.discovery.formula),
@@ -73,9 +72,13 @@ def measure(folder: Path, file: str, name: str, classes: bool) -> dict[str, Any]
 
 
 def main() -> None:
-    asked = arguments(__doc__).parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--rows", type=int, default=500, help="Most rows of a training part, for time.")
+    asked = parser.parse_args()
     folder = folder_of(asked)
-    cases = [(name, measure, (folder, file, name, classes)) for file, name, classes in names_in(folder)]
+    cases = [
+        (name, measure, (folder, file, name, classes, asked.rows)) for file, name, classes in names_in(folder)
+    ]
     work_through("task_public", [c for c in cases if not asked.only or c[0] in asked.only], asked.jobs)
 
 
