@@ -17,6 +17,7 @@ from neuronwise.data import corpus as make_corpus
 from neuronwise.engine import blocks_of, map_reduce, progress_bar
 from neuronwise.errors import AddressError, DataError, EmptyCorpusError, InvalidArgumentError, closest
 from neuronwise.hooks import refuse_uncatchable
+from neuronwise.observe.job import ObserverJob
 from neuronwise.observe.measures import (
     Liveness,
     Measure,
@@ -27,7 +28,6 @@ from neuronwise.observe.measures import (
     random_directions,
     turned,
 )
-from neuronwise.observe.observe import _Pass
 from neuronwise.observe.sample import RowSample
 from neuronwise.observe.statistics import Unit
 from neuronwise.sites import NeuronSet, Site, Sites, find_sites
@@ -224,7 +224,7 @@ def monosemanticity(
             raise EmptyCorpusError(
                 f"The corpus {part.name!r} has no examples that can be read by engine={engine!r}."
             )
-        job = _Pass(model, part, places, [reducer], batch_size, max_tokens, None, seed, card["sha256"])
+        job = ObserverJob(model, part, places, [reducer], batch_size, max_tokens, None, seed, card["sha256"])
         with progress_bar(title, total, shown=progress) as advance:
             observer = map_reduce(
                 job, blocks_of(total, None), engine=engine, workers=workers, threads=threads, on_block=advance

@@ -11,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from neuronwise.data import Corpus, model_card
 from neuronwise.data import corpus as make_corpus
-from neuronwise.engine import Block, blocks_of, map_reduce, progress_bar
+from neuronwise.engine import blocks_of, map_reduce, progress_bar
 from neuronwise.errors import EmptyCorpusError, InvalidArgumentError, closest
-from neuronwise.hooks import device_of, refuse_uncatchable, untouched
-from neuronwise.observe._batches import batches_for, explained
+from neuronwise.hooks import refuse_uncatchable
 from neuronwise.observe.active import ActiveFraction
 from neuronwise.observe.activity import Activity
 from neuronwise.observe.class_means import ClassMeans
@@ -27,8 +25,9 @@ from neuronwise.observe.coactivation import CoActivation
 from neuronwise.observe.examples import TopExamples
 from neuronwise.observe.extremes import Extremes
 from neuronwise.observe.histogram import Histogram
+from neuronwise.observe.job import ObserverJob
 from neuronwise.observe.moments import Moments
-from neuronwise.observe.observer import Observer, batch_info, reducer_key
+from neuronwise.observe.observer import Observer
 from neuronwise.observe.quantiles import Quantiles
 from neuronwise.observe.reducer import Reducer
 from neuronwise.sites import Site, Sites, find_sites, promoted_tokens, unembedding
@@ -127,7 +126,7 @@ def observe(
     for site in places:
         site.module(model)  # an unknown path is an error before any work is done
     card = model_card(model, model_name)
-    job = _Pass(
+    job = ObserverJob(
         model,
         data,
         places,
@@ -161,78 +160,6 @@ def observe(
     # What each process has cut while reading is no property of the data.
     described = {name: value for name, value in data.describe().items() if name != "truncated"}
     return Activity(tables, Manifest("activity", action=action, seed=seed, model=card, data=described))
-
-
-class _Pass:
-    """The job that an engine runs: it holds the model and the corpus, and folds blocks into an observer."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        corpus: Corpus,
-        sites: Sites,
-        reducers: Sequence[Reducer],
-        batch_size: int,
-        max_tokens: int | None,
-        block_size: int | None,
-        seed: int,
-        model_hash: str | None,
-    ) -> None:
-        self.block_size = block_size
-        self.model, self.corpus, self.sites, self.reducers = model, corpus, sites, reducers
-        self.batch_size, self.max_tokens, self.seed, self.model_hash = (
-            batch_size,
-            max_tokens,
-            seed,
-            model_hash,
-        )
-
-    def start(self) -> Observer:
-        return Observer(self.sites, self.reducers)
-
-    def run(self, state: Observer, block: Block) -> bool:
-        block_number, first, last = block
-        number, stop = 0, False
-        with torch.no_grad(), untouched(self.model):
-            for batch in batches_for(
-                self.model, self.corpus, first, last, batch_size=self.batch_size, max_tokens=self.max_tokens
-            ):
-                state.expect(batch_info(batch, number=number, block=block_number, seed=self.seed))
-                with state.attached(self.model, stop=stop) as cap, explained(self.model, batch):
-                    cap.run(batch.inputs)
-                # The first pass runs to its end. It raises where a site was not reached; and where each was reached
-                # just once, later passes can end with the last of them.
-                if number == 0:
-                    calls = [len(cap.calls(site)) for site in self.sites]
-                    stop = max(calls) == 1 and all(site.kind == "ffn" for site in self.sites)
-                number += 1
-        return number > 0
-
-    def merge(self, state: Observer, other: Observer) -> None:
-        state.merge(other)
-
-    def dump(self, state: Observer) -> dict[str, Tensor]:
-        return state.state_dict()
-
-    def restore(self, tensors: Mapping[str, Tensor]) -> Observer:
-        observer = self.start()
-        device = device_of(self.model)
-        observer.load_state_dict({name: tensor.to(device) for name, tensor in tensors.items()})
-        return observer
-
-    def settings(self) -> dict[str, Any]:
-        return {
-            "block_size": self.block_size,
-            "reducers": {reducer_key(reducer): reducer.settings() for reducer in self.reducers},
-            "batch_size": self.batch_size,
-            "max_tokens": self.max_tokens,
-        }
-
-    def fingerprint(self) -> str:
-        sites = [(site.name, site.width, site.axis) for site in self.sites]
-        return json.dumps(
-            [self.settings(), sites, self.seed, self.model_hash, self.corpus.fingerprint], sort_keys=True
-        )
 
 
 def _check_settings(settings: Mapping[str, Any]) -> None:

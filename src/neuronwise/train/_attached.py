@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError, SiteNotReachedError
 from neuronwise.hooks import Transform, device_of, sequence_first
-from neuronwise.observe._layout import Layout
+from neuronwise.observe.statistics import Layout
 from neuronwise.sites import Site, Sites, find_sites
 
 __all__ = ["Attached", "Mask", "batch_axis", "not_reached", "processes", "reduction", "sites_of"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe._tail import Exact
+from neuronwise.observe.statistics import Exact
 from neuronwise.sites import Site
 from neuronwise.train._attached import Mask
 from neuronwise.train._rules import add_loss, announce

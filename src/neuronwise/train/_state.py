@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe._tail import Exact
+from neuronwise.observe.statistics import Exact
 from neuronwise.train._statistics import Exchange, StepStatistics
 
 __all__ = ["SiteState", "initial_threshold"]

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neuronwise.observe._layout import Layout
-from neuronwise.observe.statistics import RunningStatistics
+from neuronwise.observe.statistics import Layout, RunningStatistics
 
 __all__ = ["Exchange", "StepStatistics", "exchange"]
 
@@ -100,11 +99,8 @@ class StepStatistics(RunningStatistics):
         ok = torch.isfinite(total).all() & torch.isfinite(inner).all()
         some = (total_n > 0).any()
         if self.tail is not None:
-            forget: Tensor | float = 1.0
-            if self.horizon is not None:
-                forget = torch.where(self.batches >= self.horizon, self.horizon / (self.horizon + 1), 1.0)
             scored = ok & some & seen.any()
-            self.tail.absorb(total_n, above, peak / self._scale(), histogram, scored, forget)
+            self.tail.absorb(total_n, above, peak / self._scale(), histogram, scored, self._kept())
         self._absorb(total_n, delta, inner, ok)
         self.batches.add_(ok & some)
         self.skipped.add_(~ok)
@@ -115,17 +111,6 @@ class StepStatistics(RunningStatistics):
         for name, buffer in self.named_buffers(recurse=False):
             if name.startswith("gathered_"):
                 buffer.zero_()
-
-    def _histogram(self, samples: Tensor, real: Tensor | None) -> Tensor:
-        assert self.tail is not None
-        chosen = self.tail.sampled(len(samples), samples[0].numel(), self.batches)
-        phi = (samples[chosen].to(self.dtype) - self.mean).square() / self._scale()
-        weight = torch.ones_like(phi)
-        if real is not None:
-            keep = real[chosen]
-            phi, weight = phi.masked_fill(~keep, 0.0), weight.masked_fill(~keep, 0.0)
-        # A value that is not finite must not choose the bin.
-        return self.tail.count(torch.nan_to_num(phi), weight)
 
 
 @torch.no_grad()

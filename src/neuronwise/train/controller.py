@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe._tail import Exact
+from neuronwise.observe.statistics import Exact
 from neuronwise.train._state import SiteState
 from neuronwise.train.method import Method, positive
 from neuronwise.train.penalties import TailPenalty
