@@ -36,6 +36,7 @@ class Area:
         rate: Largest learning rate.
         probe: Held-out inputs and the class of each example or position, for measures that need labels.
         classes: Number of classes, where the targets are classes of whole examples.
+        told: Whether the share of right answers is told.
         augment: Changes a batch of inputs before training on it.
     """
 
@@ -50,6 +51,7 @@ class Area:
     rate: float
     probe: Pair | None = None
     classes: int | None = None
+    told: bool = False
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
 
 
@@ -155,7 +157,7 @@ def tagging(folder: Path, *, width: int = 64, steps: int = 100) -> Area:
     test = tagged(folder, "dev", size)
     return Area(
         "tagging", model, (inputs[:-128], tags[:-128]), (inputs[-128:], tags[-128:]), first(test, 512),
-        words_loss, steps, 16, 1e-3, probe=first(test, 512),
+        words_loss, steps, 16, 1e-3, probe=first(test, 512), told=True,
     )  # fmt: skip
 
 
@@ -195,7 +197,7 @@ def images(folder: Path, *, kind: str = "cnn", width: int = 0, steps: int = 400,
     return Area(
         f"image_{kind}", lambda seed: seeded(make, seed), (x[:rows], y[:rows]), (x[-1000:], y[-1000:]),
         test, nn.functional.cross_entropy, steps, 32, {"cnn": 6e-3, "swin": 2e-3}[kind],
-        probe=test, classes=10, augment=jittered,
+        probe=test, classes=10, told=True, augment=jittered,
     )  # fmt: skip
 
 
@@ -208,7 +210,7 @@ def fashion(folder: Path, *, width: int = 8, steps: int = 150) -> Area:
     parts = [(x[rows], y[rows]) for rows in order.split([350, 50, 200])]
     return Area(
         "image_fashion", lambda seed: seeded(partial(cnn, 1, width, 10), seed), *parts,
-        nn.functional.cross_entropy, steps, 50, 4e-3, probe=parts[2], classes=10, augment=jittered,
+        nn.functional.cross_entropy, steps, 50, 4e-3, probe=parts[2], classes=10, told=True, augment=jittered,
     )  # fmt: skip
 
 

@@ -34,11 +34,12 @@ TUNED = 100  # the seed that strengths are chosen with
 STRENGTHS = (0.001, 0.01, 0.1, 0.3)  # that may be tried
 WANTED = 0.45  # of the share without a penalty
 PENALTIES: dict[str, Any] = {"tail": TailPenalty, "kurtosis": KurtosisPenalty, "l2e": L2E}
+CHOSEN = {"ours": ("tail",), "penalties": ("kurtosis", "l2e")}  # the penalties of each group
 
 
-def choose(area: Area) -> dict[str, Any]:
-    """Return the strength of every penalty, and all that was tried."""
-    tried: dict[str, dict[str, dict[str, float]]] = {name: {} for name in PENALTIES}
+def choose(area: Area, penalties: Sequence[str]) -> dict[str, Any]:
+    """Return the strengths of penalties, and all that was tried."""
+    tried: dict[str, dict[str, dict[str, float]]] = {name: {} for name in penalties}
     none: dict[str, float] = {}
 
     def attempt(strengths: dict[str, Sequence[float]]) -> None:
@@ -49,9 +50,9 @@ def choose(area: Area) -> dict[str, Any]:
         for key, (name, one) in named.items():
             tried[name][f"{one:g}"] = {figure: rows[key][figure] for figure in ("loss", "phi_above_9")}
 
-    attempt(dict.fromkeys(PENALTIES, STRENGTHS[1:3]))
+    attempt(dict.fromkeys(penalties, STRENGTHS[1:3]))
     more: dict[str, Sequence[float]] = {}
-    for name in PENALTIES:
+    for name in penalties:
         weak, strong = (
             tried[name][f"{one:g}"]["phi_above_9"] / none["phi_above_9"] for one in STRENGTHS[1:3]
         )
@@ -87,7 +88,8 @@ def settled(rows: dict[str, dict[str, float]], none: dict[str, float]) -> float:
 def groups(area: Area, strengths: dict[str, float]) -> dict[str, dict[str, Any]]:
     """Return the groups of inhibitors: arguments of an audit."""
     found: dict[str, dict[str, Any]] = {
-        "ours": {"inhibitors": {name: PENALTIES[name](strength=value) for name, value in strengths.items()}}
+        group: {"inhibitors": {one: PENALTIES[one](strength=strengths.get(one, 0.01)) for one in names}}
+        for group, names in CHOSEN.items()
     }
     if area.name in TUNED_AREAS:
         more: dict[str, Method] = {
@@ -111,8 +113,8 @@ def groups(area: Area, strengths: dict[str, float]) -> dict[str, dict[str, Any]]
     return found
 
 
-def tune(name: str, folder: Path, longer: float) -> dict[str, Any]:
-    return choose(area_of(name, folder, longer))
+def tune(name: str, folder: Path, longer: float, group: str) -> dict[str, Any]:
+    return choose(area_of(name, folder, longer), CHOSEN[group])
 
 
 def measure(
@@ -131,17 +133,23 @@ def main() -> None:
     asked = parser.parse_args()
     folder, longer = folder_of(asked), asked.longer
     tail = "" if longer == 1 else f" x{longer:g}"
-    cases = [(f"{name} strengths{tail}", tune, (name, folder, longer)) for name in TUNED_AREAS]
+    known = {LIKE.get(name, name) for name in asked.areas}
+    cases = [
+        (f"{name} {group} strengths{tail}", tune, (name, folder, longer, group))
+        for group in CHOSEN
+        for name in TUNED_AREAS
+        if name in known and group in (asked.groups or CHOSEN)
+    ]
     chosen = work_through("mono_strengths", cases, asked.jobs)
     todo = []
     for seed in range(asked.seeds):
         for name in asked.areas:
-            strengths = chosen[f"{LIKE.get(name, name)} strengths{tail}"]["strengths"]
-            todo += [
-                (f"{name} {group} {seed}{tail}", measure, (name, folder, longer, group, seed, strengths))
-                for group in groups(area_of(name, folder, longer), strengths)
-                if not asked.groups or group in asked.groups
-            ]
+            like = LIKE.get(name, name)
+            for group in groups(area_of(name, folder, longer), {}):
+                if not asked.groups or group in asked.groups:
+                    strengths = chosen.get(f"{like} {group} strengths{tail}", {}).get("strengths", {})
+                    values = (name, folder, longer, group, seed, strengths)
+                    todo.append((f"{name} {group} {seed}{tail}", measure, values))
     todo = [case for case in todo if not asked.only or case[0] in asked.only]
     work_through("mono_inhibitors", todo, asked.jobs)
     print(json.dumps({"cases": len(todo), "results": str(RESULTS)}))

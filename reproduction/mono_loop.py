@@ -1,6 +1,8 @@
 """What an audit has no place for, in a plain loop of the same optimiser and measures: MEmeL as published, and one knob.
 
 MEmeL's units are elements (position and channel), while neurons are measured as features, like everything else here.
+Models, batches and measures are those of an audit with the same seed, so its runs without an inhibitor are the ones to
+compare with; the first seed is trained without one here too, to show that figures agree.
 
 The controller steers our penalty to a level of the top 1 % of phi, asked below and above the untouched one: 0.7 and 1.4
 of what seed 100 shows without it, online, in the last tenth of its steps. The level reached is a mean over the last
@@ -37,7 +39,13 @@ def measure(name: str, folder: Path, longer: float, way: str, level: float, seed
     target = level * LEVELS.get(way, 1.0)
     method, unit = WAYS.get(way) or (Controller("top", target), "feature")
     model, online = train(here, method, seed, unit=unit)
-    found = {"area": name, "row": way, "seed": seed, "online": online, "held_out": held_out(here, model)}
+    found = {
+        "area": name,
+        "row": way,
+        "seed": seed,
+        "online": online,
+        "held_out": held_out(here, model, seed),
+    }
     return found | ({"asked": target} if way in LEVELS else {})
 
 
@@ -62,7 +70,8 @@ def main() -> None:
         (f"{name} {way} {seed}{tail}", measure, (name, folder, longer, way, levels.get(name, 0.0), seed))
         for seed in range(asked.seeds)
         for name in asked.areas
-        for way in (*WAYS, *(LEVELS if name in STEERED else ()))
+        for way in ("none", "memel", *(LEVELS if name in STEERED else ()), "memel random")
+        if way != "none" or seed == 0
     ]
     todo = [case for case in todo if not asked.only or case[0] in asked.only]
     work_through("mono_loop", todo, asked.jobs)

@@ -91,7 +91,7 @@ def measure(name: str, folder: Path, longer: float, width: int, seed: int) -> di
         "width": width,
         "seed": seed,
         "sites": sites,
-        "figures": held_out(here, model) | figures,
+        "figures": held_out(here, model, seed) | figures,
     }
 
 

@@ -1,7 +1,9 @@
 """What every run of the reproduction has in common: optimiser, schedule, and one audit of one seed."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -81,7 +83,7 @@ def audited(
         clip_norm=CLIP,
         augment=None if area.augment is None else partial(jitter_of, area),
         loss=partial(loss_of, area),
-        metric=None if area.train[1].is_floating_point() else accuracy,
+        metric=accuracy if area.told else None,
         measured_on=area.probe if classes else None,
         measures=MEASURES + (WITH_LABELS if classes else ()),
         rotation=part == "test",
@@ -103,6 +105,19 @@ def audited(
     return {"seed": seed, "methods": {k: repr(v) for k, v in inhibitors.items()}, "rows": rows}
 
 
+def batches(area: Area, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the batches that an audit with this seed trains on, so that its runs can be compared with others."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = area.train
+    step = 0
+    while True:
+        for some in torch.randperm(len(inputs), generator=generator).split(area.batch):
+            step += 1
+            batch = inputs[some], targets[some]
+            own = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            yield batch if area.augment is None else jitter_of(area, batch, own)
+
+
 def train(
     area: Area, method: Method | None, seed: int, unit: Unit = "feature"
 ) -> tuple[nn.Module, dict[str, float]]:
@@ -111,19 +126,15 @@ def train(
     mono = Monosemanticity(model, sites_of(model), method, unit=unit, seed=seed, distributed=False)
     optimizer = optimizer_of(area)(model.parameters())
     rate = schedule(optimizer, area.steps)
-    chance = torch.Generator().manual_seed(seed)
-    inputs, targets = area.train
     last: list[dict[str, float]] = []
     model.train()
     with mono.attached():
-        for step in range(area.steps):
-            some = torch.randint(len(inputs), (area.batch,), generator=chance)
-            batch = inputs[some], targets[some]
-            loss = loss_of(area, model, batch if area.augment is None else jitter_of(area, batch, chance))
-            (loss + mono.loss()).backward()
+        for step, batch in enumerate(islice(batches(area, seed), area.steps)):
+            loss = loss_of(area, model, batch) + mono.loss()
+            optimizer.zero_grad()
+            loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
-            optimizer.zero_grad()
             rate.step()
             mono.step()
             if step >= 0.9 * area.steps:
@@ -133,17 +144,25 @@ def train(
     return model, {name: sum(one[name] for one in last) / len(last) for name in names}
 
 
-def held_out(area: Area, model: nn.Module) -> dict[str, float]:
-    """Return measures and the loss of a trained model on the test part, as an audit takes them."""
+def drawn(inputs: Tensor, seed: int) -> Tensor:
+    """Return the examples that an audit with this seed measures neurons on."""
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    return inputs[order[:EXAMPLES].sort().values]
+
+
+def held_out(area: Area, model: nn.Module, seed: int) -> dict[str, float]:
+    """Return measures and the loss of a trained model on the test part, as an audit with this seed takes them."""
     found = monosemanticity(
         model,
-        corpus(area.test[0][:EXAMPLES], name="held out"),
+        corpus(drawn(area.test[0], seed), name="held out"),
         sites_of(model),
-        reference=corpus(area.train[0][:EXAMPLES], name="reference"),
+        reference=corpus(drawn(area.train[0], seed), name="reference"),
         measures=MEASURES,
         sample=SAMPLES,
         rotation=False,
+        batch_size=area.batch,
         progress=False,
+        seed=seed,
     )
     with torch.no_grad():
         parts = [
@@ -152,7 +171,8 @@ def held_out(area: Area, model: nn.Module) -> dict[str, float]:
         ]
     loss = sum(value * rows for value, rows in parts) / sum(rows for _, rows in parts)
     frame = found.tables["site_measures"]
-    return {"loss": loss} | {
+    live = frame.groupby("site")[["n_live", "n_near_dead", "n_dead"]].first()
+    return {"loss": loss, "live": float(live["n_live"].sum() / live.to_numpy().sum())} | {
         str(name): float((part["median"] if name == "kurtosis" else part["mean"]).mean())
         for name, part in frame.groupby("measure")
     }

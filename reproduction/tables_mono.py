@@ -25,7 +25,7 @@ Figures = dict[str, dict[int, dict[str, float]]]  # by row and seed
 
 
 def collected(area: str) -> dict[str, Figures]:
-    """Return the figures of an area by group: those of the plain loop are a group too."""
+    """Return the figures of an area by group; the plain loop is one too, beside the audits' runs of none."""
     found: dict[str, Figures] = {}
     for case in read_results("mono_inhibitors").values():
         if case["area"] == area and " x" not in case["key"]:
@@ -34,7 +34,10 @@ def collected(area: str) -> dict[str, Figures]:
     for case in read_results("mono_loop").values():
         if case["area"] == area and " x" not in case["key"]:
             name = {"down": "controller down", "up": "controller up"}.get(case["row"], case["row"])
-            found.setdefault("loop", {}).setdefault(name, {})[case["seed"]] = case["held_out"]
+            if name != "none":
+                found.setdefault("loop", {}).setdefault(name, {})[case["seed"]] = case["held_out"]
+    if "loop" in found and "ours" in found:
+        found["loop"]["none"] = found["ours"]["none"]
     return {group: rows for group, rows in found.items() if "none" in rows}
 
 
@@ -108,7 +111,7 @@ def target() -> list[str]:
     for area in MAIN:
         for group, rows in collected(area).items():
             none = values(rows, "none", "loss")
-            if len(none) < 2 or group not in ("ours", "loop"):
+            if len(none) < 2 or group not in ("ours", "penalties", "loop"):
                 continue
             limit = 1.005 * none.mean() + none.std(ddof=1) / np.sqrt(len(none))
             for name in ("tail", "kurtosis", "controller down", "l2e", "memel"):
@@ -287,6 +290,22 @@ def selectivity() -> list[str]:
     return ["## Class selectivity (CIFAR-10, convolutional network)", "", *table(head, body)]
 
 
+def agreement() -> list[str]:
+    """Return how far the plain loop and the audits are apart, where both trained without an inhibitor."""
+    gaps = []
+    for case in read_results("mono_loop").values():
+        rows = collected(case["area"]).get("ours", {}).get("none", {})
+        if case["row"] == "none" and case["seed"] in rows:
+            gaps += [
+                abs(case["held_out"][name] - rows[case["seed"]][name]) for name in ("loss", "phi_above_9")
+            ]
+    return (
+        [f"Plain loop and audits agree without an inhibitor to {max(gaps):.0e} (loss and phi > 9).", ""]
+        if gaps
+        else []
+    )
+
+
 def main() -> None:
     errors = check()
     lines = [
@@ -300,6 +319,7 @@ def main() -> None:
         "## Inhibitors",
         "",
         *(text for area in AREAS if collected(area) for text in area_table(area)),
+        *agreement(),
         *controller(),
         *selectivity(),
         *scale(),
