@@ -26,7 +26,7 @@ def resampled_interval(
     from scipy import stats  # takes half a second
 
     k = len(differences)
-    mean = float(np.mean(differences))
+    mean = float(np.mean(differences)) if k else np.nan
     if k < 2:
         return mean, np.nan, np.nan, np.nan
     error = float(np.sqrt((1 / k + ratio) * np.var(differences, ddof=1)))

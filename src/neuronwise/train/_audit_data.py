@@ -139,6 +139,7 @@ def split_of(data: Any, held_out: Any, measured: Any) -> Callable[[int], Split]:
     other = None if isinstance(held_out, int | float) else Examples.of(held_out, "held_out")
     if other is None and not 0 < held_out < 1:
         raise InvalidArgumentError(f"held_out must be a share between 0 and 1, or examples, not {held_out}.")
+    classes = _are_classes(whole.classes)
     shown = None if measured is None else Examples.of(measured, "measured_on")
     if shown is not None and shown.classes is None:
         raise InvalidArgumentError("measured_on must be a pair of inputs and their classes, whole numbers.")
@@ -149,7 +150,7 @@ def split_of(data: Any, held_out: Any, measured: Any) -> Callable[[int], Split]:
         train, test = (whole, other) if other is not None else _drawn(whole, float(held_out), seed)
         if shown is not None:
             return Split(train, test, Examples(shown.inputs), shown.classes)
-        return Split(train, test, None, _as_classes(test.classes))
+        return Split(train, test, None, test.classes if classes else None)
 
     return made
 
@@ -225,12 +226,12 @@ def _r2(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
     return {"r2": float(1 - (out - target).square().sum() / (target - target.mean(0)).square().sum())}
 
 
-def _as_classes(targets: Tensor | None) -> Tensor | None:
-    """Return targets that can be the classes of a measure: at least two, and not as many as words."""
+def _are_classes(targets: Tensor | None) -> bool:
+    """Return whether targets can be the classes of a measure: at least two, and not as many as words."""
     if targets is None:
-        return None
-    known = len({value for value in targets.flatten().tolist() if value >= 0})
-    return targets if 2 <= known <= _MOST_CLASSES else None
+        return False
+    known = torch.unique(targets)  # type: ignore[no-untyped-call]
+    return 2 <= int((known >= 0).sum()) <= _MOST_CLASSES
 
 
 def _drawn(whole: Examples, share: float, seed: int) -> tuple[Examples, Examples]:

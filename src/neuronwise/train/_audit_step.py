@@ -70,7 +70,8 @@ def one_step(
         end below where the plain step brings them); for no inhibitor also ``sign_condition`` (share for which the
         lemma's condition holds).
     """
-    model = plan.model(seed, state)
+    with seeded(seed):
+        model = plan.model(seed, state)
     model.train()
     known = plan.watcher(model, None, horizon=None, start=0)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -207,7 +208,8 @@ def costs(
     best = {(row.inhibitor, row.control): np.full(2, np.inf) for row in plan.rows}
     trained = {}
     for row in plan.rows:
-        model = plan.model(seed, state)
+        with seeded(seed):
+            model = plan.model(seed, state)
         model.train()
         mono = None if row.method is None else plan.watcher(model, row.method, horizon=plan.horizon, start=0)
         optimizer = plan.optimizer([p for p in model.parameters() if p.requires_grad])
