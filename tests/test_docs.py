@@ -36,6 +36,9 @@ def few_stories(monkeypatch):
     monkeypatch.setattr(nw, "corpus", corpus)
 
 
+# What Lightning warns of on its own: a call of torch's that will go, and loaders without workers.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.usefixtures("few_stories")
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_code_of_the_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
