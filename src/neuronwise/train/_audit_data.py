@@ -230,7 +230,7 @@ def _are_classes(targets: Tensor | None) -> bool:
     """Return whether targets can be the classes of a measure: at least two, and not as many as words."""
     if targets is None:
         return False
-    known = torch.unique(targets)  # type: ignore[no-untyped-call]
+    known = torch.unique(targets)
     return 2 <= int((known >= 0).sum()) <= _MOST_CLASSES
 
 
