@@ -70,6 +70,7 @@ reproduce-task: $(DEV_READY) ## the published experiments on task neurons; needs
 	$(BIN)/python reproduction/task_synthetic.py
 	$(BIN)/python reproduction/task_public.py
 	$(BIN)/python reproduction/task_feynman.py
+	$(BIN)/python reproduction/tables_task.py
 
 reproduce-mono: $(DEV_READY) ## the published experiments on monosemanticity; needs the data, see reproduction/README.md (hours)
 	$(BIN)/python reproduction/mono_flow.py

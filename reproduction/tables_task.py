@@ -34,8 +34,9 @@ def synthetic(rows: list[Row]) -> list[str]:
     body, better = [], dict.fromkeys(noises, 0)
     for row in rows:
         truth = " + ".join(
-            f"{c:.0f}x^{k}" for k, c in sorted(row["truth"].items(), key=lambda one: -int(one[0]))
+            f"{c:.0f} x**{k}" for k, c in sorted(row["truth"].items(), key=lambda one: -int(one[0]))
         )
+        truth = truth.replace("x**1", "x")
         errors = {kind: np.array(row["networks"][kind]["errors"]) for kind in kinds}
         gap = errors["one task neuron"] - errors["linear 10-2-1"]
         _, low, high, _ = resampled_interval(gap, SPLIT)
