@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
-from sklearn.base import ClassifierMixin
 
 from neuronwise.estimators._base import TaskNeuronEstimator
+from neuronwise.estimators._classes import Classifies
 from neuronwise.estimators._inputs import Table, read_classes, used_classes
 
 __all__ = ["TaskNeuronClassifier"]
 
 
-class TaskNeuronClassifier(ClassifierMixin, TaskNeuronEstimator):  # type: ignore[misc]
+class TaskNeuronClassifier(Classifies, TaskNeuronEstimator):
     """Classification by a network whose neurons suit the data.
 
     The network is trained on the cross-entropy, and the search goes by the deviance: labels never enter as numbers.
@@ -91,30 +90,5 @@ class TaskNeuronClassifier(ClassifierMixin, TaskNeuronEstimator):  # type: ignor
         used = weight[kept] / weight[kept].mean()
         return Table(inputs[kept], codes, used, bool(np.ptp(used) > 0), self._names())
 
-    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return log probabilities, (n, classes), in the order of ``classes_``.
-
-        Args:
-            X: Inputs, (n, d).
-        """
-        found: NDArray[np.float64] = log_softmax(self._outputs(X), axis=1)
-        return found
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return probabilities, (n, classes), in the order of ``classes_``.
-
-        Args:
-            X: Inputs, (n, d).
-        """
-        found: NDArray[np.float64] = softmax(self._outputs(X), axis=1)
-        return found
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class of each row, (n,).
-
-        Args:
-            X: Inputs, (n, d).
-        """
-        found = self._outputs(X)
-        labels: NDArray[Any] = self.classes_[found.argmax(1)]
-        return labels
+    def _logits(self, X: Any) -> NDArray[np.float64]:
+        return self._outputs(X)

@@ -6,14 +6,14 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax, softmax
-from sklearn.base import ClassifierMixin, MultiOutputMixin, RegressorMixin
+from sklearn.base import MultiOutputMixin, RegressorMixin
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.validation import check_is_fitted
 
 from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.scaling import scaling_for, scaling_of_targets
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.estimators._classes import Classifies
 from neuronwise.estimators._columns import formula_from
 from neuronwise.estimators._inputs import (
     check_varies,
@@ -198,7 +198,7 @@ class FormulaRegressor(MultiOutputMixin, RegressorMixin, _FormulaModel):  # type
         return values[:, 0] if self._flat else values
 
 
-class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
+class FormulaClassifier(Classifies, _FormulaModel):
     """Classification by a formula: logistic regression on its terms.
 
     Args:
@@ -281,22 +281,6 @@ class FormulaClassifier(ClassifierMixin, _FormulaModel):  # type: ignore[misc]
     def _logits(self, X: Any) -> NDArray[np.float64]:
         values = self._values(X)
         return np.column_stack([np.zeros(len(values)), values[:, 0]]) if len(self.classes_) == 2 else values
-
-    def predict_log_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return log probabilities, (n, classes)."""
-        found: NDArray[np.float64] = log_softmax(self._logits(X), axis=1)
-        return found
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return probabilities, (n, classes), in the order of ``classes_``."""
-        found: NDArray[np.float64] = softmax(self._logits(X), axis=1)
-        return found
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable class of each row, (n,)."""
-        logits = self._logits(X)
-        labels: NDArray[Any] = self.classes_[logits.argmax(1)]
-        return labels
 
     def _state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         state, arrays = super()._state()

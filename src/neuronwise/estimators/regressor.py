@@ -85,9 +85,8 @@ class TaskNeuronRegressor(MultiOutputMixin, RegressorMixin, TaskNeuronEstimator)
 
     def _table(self, X: Any, y: Any, sample_weight: ArrayLike | None) -> Table:
         if y is not None:
-            read_numbers(
-                y
-            )  # before scikit-learn looks at it, whose message does not say where a value is missing
+            # Before scikit-learn looks at it, whose message does not say where a value is missing.
+            read_numbers(y)
         inputs, weight = self._rows(X, y, sample_weight)
         target = read_numbers(y)
         self._flat = target.ndim == 1
