@@ -33,6 +33,24 @@ def test_the_formula_is_found_and_is_the_model():
     assert model.discovery_.inputs == ("p", "q", "r")
 
 
+def test_a_warning_of_clipped_inputs_names_the_line_that_asked():
+    X, y = data()
+    far = 100 * X
+    pipeline = make_pipeline(BaseFunctionTransformer(bases="x, x**2", method=None), Ridge()).fit(X, y)
+    classifier = FormulaClassifier("x").fit(X, y > 0)
+    asked = (
+        FormulaRegressor("x").fit(X, y).predict,
+        pipeline.predict,
+        classifier.predict,
+        classifier.predict_proba,
+        classifier.predict_log_proba,
+    )
+    with pytest.warns(UserWarning, match="clipped") as said:
+        for ask in asked:
+            ask(far)
+    assert [warning.filename for warning in said] == [__file__] * len(asked)
+
+
 def test_terms_have_a_weight_for_each_input_or_one_for_all():
     X, y = data()
     each = FormulaRegressor("<w1, x**2>").fit(X, y)

@@ -238,7 +238,7 @@ class Discovery(Result):
         if raw.shape[1] != len(names):
             raise DataError(f"The search had {counted(len(names), 'input')}; this table has {raw.shape[1]}.")
         scaling = self.scaling
-        warn_of_clipped(scaling, raw, names, stacklevel=3)
+        warn_of_clipped(scaling, raw, names)
         scaled = scaling.apply(raw)
         predictors = np.column_stack([formula.evaluate(scaled) for formula in self.outputs])
         bad = np.flatnonzero(~np.isfinite(predictors).all(1))

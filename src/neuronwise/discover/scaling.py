@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,16 +111,15 @@ def scaling_for(
     return Scaling(centre, safe, float(clip), np.abs((X - centre) / safe).max(0))
 
 
-def warn_of_clipped(
-    scaling: Scaling, X: NDArray[np.float64], names: Sequence[str], *, stacklevel: int
-) -> None:
+def warn_of_clipped(scaling: Scaling, X: NDArray[np.float64], names: Sequence[str]) -> None:
     """Warn of values that are clipped before something is predicted from them, and farther out than any seen.
+
+    The warning names the line of the first caller outside this library and scikit-learn.
 
     Args:
         scaling: How inputs are scaled.
         X: Raw inputs, ``(n, d)``.
         names: Of the columns.
-        stacklevel: Of the call to blame, 1 for the caller of this function.
     """
     beyond = scaling.beyond(X)
     rows = int(beyond.any(1).sum())
@@ -134,8 +135,15 @@ def warn_of_clipped(
     warnings.warn(
         f"Inputs far outside of those that the model was made from were clipped, rows: {rows} of {len(X)}; columns: "
         f"{', '.join(shown)}{more}. What is predicted there is what is predicted at the clip.",
-        stacklevel=stacklevel + 1,
+        stacklevel=_level_outside(),
     )
+
+
+def _level_outside() -> int:
+    """Return the level of the first caller outside, as :func:`warnings.warn` counts: 1 is the caller of this one."""
+    stack = enumerate(traceback.walk_stack(inspect.currentframe()))
+    rooms = ((level, str(frame.f_globals.get("__name__")).partition(".")[0]) for level, (frame, _) in stack)
+    return next((level for level, room in rooms if room not in ("neuronwise", "sklearn")), 1)
 
 
 def scaling_of_targets(values: NDArray[np.float64], weight: NDArray[np.float64]) -> Scaling:

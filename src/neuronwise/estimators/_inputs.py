@@ -95,7 +95,7 @@ def scaled_inputs(estimator: Any, X: Any) -> NDArray[np.float64]:
         X: The table; see :func:`read_inputs` for what is refused.
     """
     inputs = read_inputs(estimator, X, reset=False)
-    warn_of_clipped(estimator.input_scaler_, inputs, input_names(estimator), stacklevel=4)
+    warn_of_clipped(estimator.input_scaler_, inputs, input_names(estimator))
     scaled: NDArray[np.float64] = estimator.input_scaler_.apply(inputs)
     return scaled
 
