@@ -18,7 +18,7 @@ class TestBadInput:
     def test_a_value_that_is_no_number_is_named_by_column_and_row(self, value):
         frame = pd.DataFrame(table(), columns=["age", "height", "width"])
         frame.loc[7, "height"] = value
-        with pytest.raises(DataError, match=r"1 values .* column 'height', row 7 .*SimpleImputer"):
+        with pytest.raises(DataError, match=r"1 value .* column 'height', row 7 .*SimpleImputer"):
             make_problem(frame, np.arange(40.0))
 
     def test_the_row_is_the_place_and_the_index_is_named_too(self):
