@@ -65,7 +65,7 @@ def measure(folder: Path, file: str, name: str, classes: bool, rows: int) -> dic
         "metric": result.metric,
         "formula": str(result.discovery.formula),
         "task_formulas": fits[fits["learner"] == "task"]["formula"].value_counts().to_dict(),
-        "guard_kept_task": float((fits[fits["learner"] == "guarded"]["formula"] != "x").mean()),
+        "guard_kept_task": float((fits.loc[fits["learner"] == "guarded", "formula"] != "linear").mean()),
         "means": means[means["metric"] == result.metric].to_dict("records"),
         "pairs": pairs[pairs["metric"] == result.metric].to_dict("records"),
     }
