@@ -113,10 +113,11 @@ class FoldJob:
 
     def _split(self, state: Records, split: Split) -> None:
         formula = self._formula(split)
-        for number, name in enumerate(self.names):
+        for name in self.names:
             learner = LEARNERS[name]
             started = time.perf_counter()
-            fitted, settings = self._tuned(learner, split, formula, seed=1000 * split.fold + number)
+            # One seed for all: learners of the same grid then try the same settings, and differ by nothing else.
+            fitted, settings = self._tuned(learner, split, formula, seed=split.fold)
             seconds = time.perf_counter() - started
             where = {"learner": name, "fold": split.fold}
             predicted, scores = self._scores(fitted, split.test)
