@@ -77,8 +77,7 @@ def select(population: Sequence[Member], tournament: int, rng: Random, *, capped
         tournament: How many are drawn, with repeats.
         rng: The generator.
         capped: Let only members take part that are no larger than the first drawn, so that small ones, which lose
-            against any
-            flexible sum in error alone, have children as well.
+            against any flexible sum in error alone, have children as well.
     """
     drawn = [population[int(rng.random() * len(population))] for _ in range(tournament)]
     cap = drawn[0].size if capped else None

@@ -1,10 +1,9 @@
 """Where the genetic search fits its individuals: the data compressed to a grid on the axis that all inputs share.
 
 What a vector term v stands for, ``sum_i v(x_i)``, is a linear function of the values of v on a grid: with local
-interpolation
-``sum_i v(x_ri) = sum_g H_rg v(t_g)``. A QR decomposition of H then replaces the n rows by at most as many as there
-are grid points,
-without loss for least squares. A sum of vector terms is so fitted at a cost that depends on neither n nor d.
+interpolation ``sum_i v(x_ri) = sum_g H_rg v(t_g)``. A QR decomposition of H then replaces the n rows by at most as many
+as there are grid points, without loss for least squares. A sum of vector terms is so fitted at a cost that depends on
+neither n nor d.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Constants inside trees: Levenberg-Marquardt steps with the outer coefficients solved for (variable projection).
 
-Golub and Pereyra (1973, SIAM J. Numer. Anal. 10:413) with the Jacobian of Kaufman (1975, BIT 15:49). One pass over
-a tree evaluates it for
-many settings of its constants at once, which gives all derivatives by differences, all trial steps, and many starts.
+Golub and Pereyra (1973, SIAM J. Numer. Anal. 10:413) with the Jacobian of Kaufman (1975, BIT 15:49). One pass over a
+tree evaluates it for many settings of its constants at once, which gives all derivatives by differences, all trial
+steps, and many starts.
 """
 
 from __future__ import annotations
@@ -179,8 +179,7 @@ def rounded(terms: Individual, space: Space, *, rows: float) -> tuple[Individual
     Args:
         terms: An individual, tuned.
         space: Where it is fitted.
-        rows: Number of rows. ``rows * ln(residual squares)`` may rise by ``ln(rows)``, what a parameter is worth,
-            for a
+        rows: Number of rows. ``rows * ln(residual squares)`` may rise by ``ln(rows)``, what a parameter is worth, for a
             multiple of one half, and by 1, a standard error, for another short number.
 
     Returns:

@@ -1,9 +1,8 @@
 """Typed trees of the genetic search: vectors (one number for each input), scalars (one number) and constants.
 
-Trees are immutable, kept in a canonical form by :func:`make`, and known by their text ``key``: equal keys mean
-equal trees, in
-every process, so that columns are memoised by key. Vector trees are purely elementwise; ``sum`` makes a scalar of
-one.
+Trees are immutable, kept in a canonical form by :func:`make`, and known by their text ``key``: equal keys mean equal
+trees, in every process, so that columns are memoised by key. Vector trees are purely elementwise; ``sum`` makes a
+scalar of one.
 """
 
 from __future__ import annotations

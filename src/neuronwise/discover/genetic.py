@@ -32,18 +32,13 @@ class Genetic:
 
     An individual is a sum of up to ``max_terms`` trees. Vector trees are elementwise and stand for the sum over the
     inputs; scalar trees are products and functions of such sums. Each tree has one coefficient, by least squares;
-    constants inside
-    the trees of the best individuals are tuned by Levenberg-Marquardt steps with the coefficients solved for.
-    Individuals of
-    vector trees only are fitted on the data compressed to a grid on the axis that all inputs share, which costs the
-    same
-    for any number of rows and inputs. Islands evolve apart and exchange individuals; they run on any engine with
-    the same
-    result.
+    constants inside the trees of the best individuals are tuned by Levenberg-Marquardt steps with the coefficients
+    solved for. Individuals of vector trees only are fitted on the data compressed to a grid on the axis that all inputs
+    share, which costs the same for any number of rows and inputs. Islands evolve apart and exchange individuals; they
+    run on any engine with the same result.
 
-    Classes and counts: the deviance is expanded to second order, at the model without terms first and at the best
-    found later; the
-    formulas returned are fitted by maximum likelihood.
+    Classes and counts: the deviance is expanded to second order, at the model without terms first and at the best found
+    later; the formulas returned are fitted by maximum likelihood.
 
     Base functions other than the default ones (``bases=`` of :func:`discover` or :func:`make_problem`) are forms that
     the search starts from, and what they call are the functions that trees may have, in place of ``functions``; where
@@ -153,15 +148,12 @@ class Genetic:
         """Return the settings of the paper's code, for comparison.
 
         500 trees of +, -, * and the sign over x (0.7 of the leaves) and whole numbers in [-20, 20), 80 generations,
-        tournaments of 15, the
-        best 5 % kept, crossover 0.3, mutation 0.6, reproduction 0.1, plain mean squares, no coefficient or constant
-        fitted, no parsimony.
+        tournaments of 15, the best 5 % kept, crossover 0.3, mutation 0.6, reproduction 0.1, plain mean squares, no
+        coefficient or constant fitted, no parsimony.
 
-        Three things differ. Each tree is selected by its own fitness; the published code chooses parents by the
-        fitness list of
-        another order of the population. Terms with coefficient 1 are summed like all others. Trees have at most 60
-        nodes,
-        where the published ones grow without limit.
+        Three things differ. Each tree is selected by its own fitness; the published code chooses parents by the fitness
+        list of another order of the population. Terms with coefficient 1 are summed like all others. Trees have at most
+        60 nodes, where the published ones grow without limit.
 
         Args:
             seconds: Time to search for at most.
