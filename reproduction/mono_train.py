@@ -65,7 +65,7 @@ def audited(
     *,
     part: str = "test",
     controls: bool = True,
-    one_step: int = 2,
+    one_step: int = 0,
     classes: bool = False,
 ) -> dict[str, Any]:
     """Audit inhibitors with one seed, and return what was read of every model: ``{row: {figure: value}}``."""
