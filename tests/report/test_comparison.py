@@ -67,6 +67,17 @@ def test_predictions_are_those_of_linear_task_and_the_best(compared, classes, tm
     counts = [int((part["predicted"] == one).sum()) for one in (0, 1)]
     assert f"below {counts[0]} {counts[1]}" in written.text
     assert "Which classes are taken for others" in written.text and "Predicted against" not in written.text
+    assert "All 90 rows of the test parts." in written.text
+    few = altered(classes, out_of_fold=frame[frame["row"] < 40])
+    assert "40 of the 90 rows of the test parts" in Page(few.report(tmp_path / "few.html")).text
+
+
+def test_settings_have_the_names_of_the_learners(compared, tmp_path):
+    fits = compared.tables["comparison_fits"].assign(
+        settings='{"learner__C": 0.3, "learner__gamma": "scale"}'
+    )
+    written = Page(altered(compared, comparison_fits=fits).report(tmp_path / "page.html"))
+    assert "C 0.3, gamma scale" in written.text and "learner__" not in written.text
 
 
 def test_plot_has_the_best_on_top_and_marks_what_is_beyond_chance(compared):
@@ -92,6 +103,7 @@ def test_only_linear_neurons(tmp_path):
     result = compare(*table(60), learners=["linear"], **QUICK)
     written = Page(result.report(tmp_path / "page.html"))
     assert "Learner Verdict" not in written.text and "Means over the test parts" in written.text
+    assert "nrmse (less is better)" in written.text and "r2 (more is better)" in written.text
     with pytest.raises(InvalidArgumentError, match="no difference to draw"):
         result.plot()
 

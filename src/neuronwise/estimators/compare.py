@@ -150,10 +150,7 @@ def compare(
         seed=seed,
         data=given,
     )
-    tables = comparison_tables(records, job)
-    return Comparison(
-        {**tables, **{name: found.tables[name] for name in found.tables}}, manifest, found.arrays
-    )
+    return Comparison({**comparison_tables(records, job), **found.tables}, manifest, found.arrays)
 
 
 def _check(*, tune: int, repeats: int, max_epochs: int, hidden: Sequence[int], rows: int | None) -> None:

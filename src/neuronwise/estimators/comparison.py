@@ -10,6 +10,7 @@ import pandas as pd
 
 from neuronwise.discover import Discovery
 from neuronwise.errors import InvalidArgumentError, closest
+from neuronwise.estimators._comparison_job import METRICS
 from neuronwise.store import Manifest, Result
 
 __all__ = ["Comparison"]
@@ -46,6 +47,20 @@ class Comparison(Result):
     def metric(self) -> str:
         """The metric that learners are ranked and tuned by."""
         return str(self.manifest.action["parameters"]["metric"])
+
+    @staticmethod
+    def more_is_better(metric: str) -> bool:
+        """Return whether more of a metric is better.
+
+        Args:
+            metric: ``"nrmse"``, ``"r2"``, ``"mae"``, ``"accuracy"``, ``"log_loss"`` or ``"auc"``.
+
+        Raises:
+            InvalidArgumentError: If there is no such metric.
+        """
+        if metric not in METRICS:
+            raise InvalidArgumentError(f"There is no metric {metric!r}. {closest(metric, METRICS)}")
+        return METRICS[metric]
 
     @property
     def discovery(self) -> Discovery:
@@ -99,6 +114,6 @@ def _words(row: Mapping[Hashable, Any]) -> str:
     interval = f"{row['difference']:+.4g} [{row['low']:+.4g}, {row['high']:+.4g}] {row['metric']}"
     if not np.isfinite(row["low"]):
         return f"{interval}, one test part only, which says nothing of the spread"
-    if row["low"] <= 0.0 <= row["high"]:
+    if row["verdict"] == "no difference":
         return f"no difference beyond chance from linear neurons ({interval})"
-    return f"significantly {'better' if row['gain'] > 0 else 'worse'} than linear neurons ({interval})"
+    return f"significantly {row['verdict']} than linear neurons ({interval})"

@@ -105,10 +105,7 @@ def page(result: Comparison, path: str | Path, *, neurons: Any = None, title: st
         "ranked_by": result.metric,
         "metric_name": _name(result.metric),
         "pairs": _pairs(result, metrics),
-        "metrics": [
-            (metric, _name(metric), "more" if _more_is_better(result, metric) else "less")
-            for metric in metrics
-        ],
+        "metrics": [(metric, _name(metric), _better(metric)) for metric in metrics],
         "means": _means(result, metrics),
         "mean_figures": [_mean_figure(result, metric) for metric in metrics],
         "found": found(result.discovery, labels=parameters["classes"]),
@@ -150,11 +147,8 @@ def _name(metric: str) -> str:
     return _METRICS.get(metric, metric)
 
 
-def _more_is_better(result: Comparison, metric: str) -> bool:
-    """Return whether more of a metric is better, which the ranks tell."""
-    frame = result.tables["comparison"]
-    own = frame[frame["metric"] == metric].sort_values("rank")
-    return bool(own["mean"].iloc[0] >= own["mean"].iloc[-1])
+def _better(metric: str) -> str:
+    return "more" if Comparison.more_is_better(metric) else "less"
 
 
 def _forest(result: Comparison, metric: str, ax: Axes) -> Axes:
@@ -170,8 +164,7 @@ def _forest(result: Comparison, metric: str, ax: Axes) -> Axes:
     ax.set_yticks(spots, rows["learner"])
     ax.set_ylim(-0.6, max(1, len(rows)) - 0.4)
     reference = str(result.manifest.action["parameters"]["reference"])
-    better = "more" if _more_is_better(result, metric) else "less"
-    ax.set_xlabel(f"{metric} less that of {reference} ({better} is better)")
+    ax.set_xlabel(f"{metric} less that of {reference} ({_better(metric)} is better)")
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.legend(
         frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1, fontsize=8
@@ -211,7 +204,7 @@ def _mean_figure(result: Comparison, metric: str) -> Markup:
         ax.set_yticks(spots, rows["learner"])
         ax.set_ylim(-0.6, len(rows) - 0.4)
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.set_xlabel(f"{metric} ({'more' if _more_is_better(result, metric) else 'less'} is better)")
+        ax.set_xlabel(f"{metric} ({_better(metric)} is better)")
         return _svg(across(ax), f"Mean {metric} of each learner with its interval")
 
 
@@ -301,9 +294,10 @@ def _confusions(result: Comparison) -> dict[str, Any]:
     """Return tables of how often a class was taken for another, shaded by its share of the actual class."""
     names = [str(name) for name in result.manifest.action["parameters"]["classes"]]
     frame = result.tables["out_of_fold"]
-    tables = []
+    tables, kept = [], 0
     for learner in _shown(result) if len(names) <= _CLASSES else []:
         part = frame[frame["learner"] == learner]
+        kept = len(part)
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (part["actual"].astype(int), part["predicted"].astype(int)), 1)
         rows = []
@@ -315,7 +309,9 @@ def _confusions(result: Comparison) -> dict[str, Any]:
             ]
             rows.append((names[actual], cells))
         tables.append((learner, rows))
-    return {"names": names, "tables": tables}
+    fits = result.tables["comparison_fits"]
+    tested = int(fits.loc[fits["learner"] == fits["learner"].iloc[0], "test_rows"].sum())
+    return {"names": names, "tables": tables, "rows": count(tested), "kept": count(kept)}
 
 
 def _curves(result: Comparison) -> list[tuple[str, Markup]]:
@@ -363,9 +359,7 @@ def _fits(result: Comparison) -> list[dict[str, str]]:
             "learner": str(row["learner"]),
             "fold": count(int(row["fold"])),
             "settings": ", ".join(
-                f"{name.removeprefix('learner__')} {value:g}"
-                if isinstance(value, float)
-                else f"{name} {value}"
+                f"{name.removeprefix('learner__')} {f'{value:g}' if isinstance(value, float) else value}"
                 for name, value in json.loads(row["settings"]).items()
             ),
             "hidden": str(row["hidden"] or "–").replace(" ", ", "),
