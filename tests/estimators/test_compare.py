@@ -8,7 +8,7 @@ from scipy import stats
 
 from neuronwise.data import split_target
 from neuronwise.errors import DataError, InvalidArgumentError
-from neuronwise.estimators import compare
+from neuronwise.estimators import Comparison, compare
 from neuronwise.estimators._learners import LEARNERS, REFERENCE, chosen
 from neuronwise.intervals import resampled_interval
 from neuronwise.store import load_result
@@ -176,7 +176,7 @@ def test_every_learner_is_compared_once_unless_told_otherwise():
 def test_thirty_rows_are_enough(classes):
     X, y = waves(30)
     target = pd.qcut(y, classes, labels=False) if classes else y
-    result = compare(X, target, learners=["guarded", "task", "mlp"], **QUICK)
+    result = compare(X, target, learners=["guarded", "task", "mlp"], folds=3, **QUICK)
     assert result.to_frame()["mean"].notna().all()
     assert any("No rows were held out" in note for note in result.discovery.notes)
 
@@ -217,6 +217,13 @@ def test_bad_arguments(options, error, message):
         compare(X, y, **{"learners": ["linear_model"], **QUICK, **options})
 
 
+def test_which_way_a_metric_is_better():
+    assert not Comparison.more_is_better("nrmse")
+    assert Comparison.more_is_better("auc")
+    with pytest.raises(InvalidArgumentError, match=r"no metric 'rmse'.*nrmse"):
+        Comparison.more_is_better("rmse")
+
+
 def test_a_missing_target_and_missing_values():
     X, y = waves(120)
     with pytest.raises(InvalidArgumentError, match="y is missing"):
@@ -226,15 +233,19 @@ def test_a_missing_target_and_missing_values():
         compare(X, y)
 
 
-@pytest.mark.parametrize("name", [name for name, learner in LEARNERS.items() if learner.installed])
-@pytest.mark.parametrize("classes", [False, True])
-def test_every_learner_fits_and_its_grid_can_be_set(name, classes):
+@pytest.fixture(scope="module", params=[False, True], ids=["numbers", "classes"])
+def everyone(request):
+    """All learners that are installed, in one comparison: splits, searches and linear neurons are the same for all."""
     X, y = waves(90)
-    target = y > 0 if classes else y
-    result = compare(X, target, learners=[name], folds=2, **QUICK)
+    return request.param, compare(X, y > 0 if request.param else y, folds=2, **QUICK)
+
+
+@pytest.mark.parametrize("name", [name for name, learner in LEARNERS.items() if learner.installed])
+def test_every_learner_fits_and_its_grid_can_be_set(everyone, name):
+    classes, result = everyone
     assert result.to_frame().query("learner == @name")["mean"].notna().all()
-    with_grid = (
-        LEARNERS[name].classes_grid if classes and LEARNERS[name].classes_grid else LEARNERS[name].grid
-    )
-    chosen = json.loads(result.tables["comparison_fits"].query("learner == @name")["settings"].iloc[0])
-    assert set(chosen) == set(with_grid)
+    learner, fits = LEARNERS[name], result.tables["comparison_fits"].query("learner == @name")
+    with_grid = learner.classes_grid if classes and learner.classes_grid else learner.grid
+    assert len(fits) == 2
+    for settings in fits["settings"].map(json.loads):
+        assert set(settings) == set(with_grid)
