@@ -49,7 +49,7 @@ class Columns:
     def __init__(self, problem: SearchProblem, blocks: Sequence[Block], *, memory: int = _MEMORY) -> None:
         self.problem, self.blocks = problem, tuple(blocks)
         self.starts = np.concatenate([[0], np.cumsum([block.width for block in blocks])]).astype(int)
-        self.row_weight = np.ones(problem.n) if problem.weight is None else problem.weight
+        self.row_weight = problem.row_weight
         self.total = float(self.row_weight.sum())
         self._kept: Array | None = None
         if problem.n * self.width * 8 <= memory:

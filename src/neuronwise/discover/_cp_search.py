@@ -66,7 +66,7 @@ class Fitted:
 
 def targets_of(problem: SearchProblem) -> list[Target]:
     """Return one target an output of a problem."""
-    row = np.ones(problem.n) if problem.weight is None else problem.weight
+    row = problem.row_weight
     link = {"softmax": "logit"}.get(problem.link, problem.link)
     return [Target(problem.X, y, row, link) for y in problem.targets.T]
 
@@ -78,7 +78,7 @@ class _Search:
         self.gaussian = problem.link == "identity"
         self.rng = np.random.default_rng(problem.seed)
         self.d = int(np.count_nonzero(np.ptp(problem.X, axis=0)))
-        self.n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+        self.n = problem.n_weighted
         # Of the classes' predictors one is given by the others.
         self.outputs = len(self.targets) - self.coupled
         self.excess = 1.0

@@ -12,7 +12,7 @@ from neuronwise.discover._beam import Found, Space, extensions, penalty
 from neuronwise.discover._blocks import Columns, Gram
 from neuronwise.discover.problem import SearchProblem
 
-__all__ = ["Fit", "Likelihood", "ScoreSearch", "fit", "likelihood_of"]
+__all__ = ["Fit", "Likelihood", "ScoreSearch", "fit", "gauged", "likelihood_of"]
 
 Array = NDArray[np.float64]
 
@@ -101,8 +101,23 @@ def likelihood_of(problem: SearchProblem) -> Likelihood:
     targets = problem.targets
     if problem.task == "classification" and problem.outputs > 1:
         targets = targets[:, :-1]
-    weight = np.ones(problem.n) if problem.weight is None else problem.weight
+    weight = problem.row_weight
     return Likelihood(targets, weight, problem.task == "count")
+
+
+def gauged(problem: SearchProblem, weights: Array, intercept: Array) -> tuple[Array, Array]:
+    """Return weights for all classes that add up to zero over them, from those relative to the last class.
+
+    Args:
+        problem: The problem; if it has not more than two classes all stays as it is.
+        weights: Of the columns, ``(p, m)``.
+        intercept: Shape ``(m,)``.
+    """
+    if problem.link != "softmax":
+        return weights, intercept
+    weights = np.column_stack([weights, np.zeros(len(weights))])
+    intercept = np.append(intercept, 0.0)
+    return weights - weights.mean(1, keepdims=True), intercept - intercept.mean()
 
 
 @dataclass(frozen=True)
@@ -199,7 +214,7 @@ class ScoreSearch:
         self, problem: SearchProblem, columns: Columns, gram: Gram, *, most_directions: float
     ) -> None:
         self.likelihood = likelihood_of(problem)
-        self.n = int(np.count_nonzero(self.likelihood.weight))
+        self.n = problem.n_weighted
         self._gram, self._most = gram, most_directions
         self._whole = next(columns.pieces())[1] @ gram.transform
         self.fits: dict[tuple[int, ...], Fit] = {(): fit(self.likelihood, np.empty((problem.n, 0)))}

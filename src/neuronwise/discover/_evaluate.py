@@ -63,8 +63,8 @@ def losses(candidate: Candidate, problem: SearchProblem, search: SearchProblem) 
     predictor = candidate.predictor(problem.X)
     prediction = candidate.predict(problem.X).reshape(problem.n, -1)
     defined = np.isfinite(predictor).all(1) & np.isfinite(prediction).all(1)
-    weight = np.ones(problem.n) if problem.weight is None else problem.weight
-    row = np.ones(search.n) if search.weight is None else search.weight
+    weight = problem.row_weight
+    row = search.row_weight
     mean = row @ search.targets / row.sum()
     right = None
     if problem.task == "regression":
@@ -106,7 +106,7 @@ def held_out_figures(
     figures = {name: _ratio(best.constant - best.own, best.constant, best.weight).within(high=1.0)}
     ones = np.ones(len(best.own))
     if problem.task == "regression" and problem.outputs == 1:
-        row = np.ones(search.n) if search.weight is None else search.weight
+        row = search.row_weight
         variance = float(row @ (search.y - row @ search.y / row.sum()) ** 2 / row.sum())
         error = _ratio(best.own * variance, ones, best.weight)
         figures["rmse"] = Figure(*(max(v, 0.0) ** 0.5 for v in (error.value, error.low, error.high)))

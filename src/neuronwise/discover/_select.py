@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from neuronwise.discover._beam import FLOOR, Found, beam, least_squares, penalty
 from neuronwise.discover._blocks import Block, Columns, Gram
-from neuronwise.discover._deviance import Fit, ScoreSearch, fit, likelihood_of
+from neuronwise.discover._deviance import Fit, ScoreSearch, fit, gauged, likelihood_of
 from neuronwise.discover.problem import SearchProblem
 from neuronwise.errors import InvalidArgumentError
 
@@ -100,7 +100,7 @@ def fitted(problem: SearchProblem, blocks: Sequence[Block]) -> Chosen:
         blocks: The blocks, none for the constant.
     """
     columns, members = Columns(problem, blocks), tuple(range(len(blocks)))
-    n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+    n = problem.n_weighted
     if problem.task == "regression":
         targets = problem.targets
         unit = np.abs(targets - targets.mean(0)).max(0)
@@ -118,7 +118,7 @@ def fitted(problem: SearchProblem, blocks: Sequence[Block]) -> Chosen:
     found, null = fit(likelihood, inside), fit(likelihood, inside[:, :0])
     dof = float(np.linalg.matrix_rank(inside)) if len(blocks) else 0.0
     criterion = found.deviance - null.deviance + likelihood.outputs * dof * math.log(n)
-    inner, intercept = _gauged(problem, found.weights, found.intercept)
+    inner, intercept = gauged(problem, found.weights, found.intercept)
     return _chosen(
         columns, Found(members, criterion, dof), inner, intercept, 1 - found.deviance / null.deviance
     )
@@ -126,7 +126,7 @@ def fitted(problem: SearchProblem, blocks: Sequence[Block]) -> Chosen:
 
 def _by_least_squares(problem: SearchProblem, blocks: Sequence[Block], settings: Settings) -> list[Chosen]:
     columns, numbers = _promising(problem, blocks)
-    n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+    n = problem.n_weighted
     targets = problem.targets
     # A target of any size: squares of very large and very small numbers would leave the range of floating point.
     unit = np.abs(targets - targets.mean(0)).max(0)
@@ -197,7 +197,7 @@ def _by_likelihood(problem: SearchProblem, blocks: Sequence[Block], settings: Se
     problem = _thinned(problem, sum(block.width for block in blocks))
     columns, numbers = _promising(problem, blocks)
     gram = Gram(columns, problem.response)
-    n = problem.n if problem.weight is None else int(np.count_nonzero(problem.weight))
+    n = problem.n_weighted
     search = ScoreSearch(problem, columns, gram, most_directions=_MOST_DIRECTIONS * n)
     found = beam(
         search.space, width=min(settings.width, _FITTED), exhaustive=0, most=settings.max_terms, patience=1
@@ -216,7 +216,7 @@ def _by_likelihood(problem: SearchProblem, blocks: Sequence[Block], settings: Se
         refined = search.refine(one.members)
         index = columns.index(one.members)
         inner = gram.transform[np.ix_(index, gram.where(one.members))] @ refined.weights
-        inner, intercept = _gauged(problem, inner, refined.intercept)
+        inner, intercept = gauged(problem, inner, refined.intercept)
         again = replace(one, criterion=rated(one, refined))
         chosen.append(_chosen(columns, again, inner, intercept, 1 - refined.deviance / null))
     return _renumbered(chosen, numbers, gram.count, len(blocks))
@@ -228,15 +228,6 @@ def _excess(search: ScoreSearch, found: list[Found]) -> float:
         return 1.0
     least = min(found, key=lambda one: search.fits[one.members].deviance)
     return search.likelihood.excess(search.fits[least.members].predictor, least.dof)
-
-
-def _gauged(problem: SearchProblem, weights: Array, intercept: Array) -> tuple[Array, Array]:
-    """Return weights for all classes that add up to zero over them, from those relative to the last class."""
-    if problem.task == "count" or problem.outputs == 1:
-        return weights, intercept
-    weights = np.column_stack([weights, np.zeros(len(weights))])
-    intercept = np.append(intercept, 0.0)
-    return weights - weights.mean(1, keepdims=True), intercept - intercept.mean()
 
 
 def _thinned(problem: SearchProblem, width: int) -> SearchProblem:

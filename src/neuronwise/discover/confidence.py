@@ -214,7 +214,7 @@ def knockoff_filter(
     if problem.weight is not None and not problem.weight.all():
         problem = problem.take(problem.weight > 0)
     units = _units(problem, first, per_input)
-    row = np.ones(problem.n) if problem.weight is None else problem.weight
+    row = problem.row_weight
     columns = [base(problem.X[:, inputs]) for base, inputs in units]
     standing = _representatives([whitened([group], row).columns for group in columns], distinct)
     taken = sorted(set(standing))

@@ -128,7 +128,7 @@ def _subsets(problem: SearchProblem, most: int) -> list[NDArray[np.intp]]:
 def _ratings(problem: SearchProblem) -> NDArray[np.float64]:
     """Return for each input the share of the response that its best base function explains by itself."""
     response = problem.response
-    weight = np.ones(problem.n) if problem.weight is None else problem.weight
+    weight = problem.row_weight
     total = float(weight.sum())
     whole = float((weight @ response**2).sum())
     best = np.zeros(problem.d)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from neuronwise.discover._beam import FLOOR, penalty
 from neuronwise.discover._cp import Form
 from neuronwise.discover._cp_search import Offer, search
-from neuronwise.discover._deviance import fit, likelihood_of
+from neuronwise.discover._deviance import fit, gauged, likelihood_of
 from neuronwise.discover._monomials import Monomials, Subset, as_products, count, groups_of, subsets
 from neuronwise.discover.candidate import Candidate, ranked
 from neuronwise.discover.low_rank import candidate_of, refitted
@@ -98,10 +98,9 @@ class Interactions:
                 f"{self.max_columns:,}. Search products of inner products instead: method='low_rank'; or lower order."
             )
         groups = groups_of(problem.d, self.order)
-        row = np.ones(problem.n) if problem.weight is None else problem.weight
-        columns = [_Columns(group, problem.X, row) for group in groups]
-        found = _rated(problem, columns, row)
-        candidates = self._written(problem, columns, found, row)
+        columns = [_Columns(group, problem.X, problem.row_weight) for group in groups]
+        found = _rated(problem, columns)
+        candidates = self._written(problem, columns, found)
         if self.form == "products" and self.low_rank:
             best = found[0].members
             candidates += self._with_fewer(problem, [groups[member] for member in best])
@@ -113,36 +112,33 @@ class Interactions:
         return ranked(candidates)
 
     def _written(
-        self, problem: SearchProblem, columns: Sequence[_Columns], found: Sequence[_Rated], row: Array
+        self, problem: SearchProblem, columns: Sequence[_Columns], found: Sequence[_Rated]
     ) -> list[Candidate]:
         """Return the candidates down to the first that is too long for a formula: worse ones must not stand in."""
         candidates: list[Candidate] = []
         for one in found:
             try:
-                candidates.append(self._candidate(problem, columns, one, row))
+                candidates.append(self._candidate(problem, columns, one))
             except FormulaError:
                 break
         return candidates
 
     def refit(self, problem: SearchProblem, candidate: Candidate) -> Candidate:
         """Return a candidate with its numbers fitted to all rows of a problem; see :class:`Refits`."""
-        row = np.ones(problem.n) if problem.weight is None else problem.weight
         groups = {group.label: group for group in groups_of(problem.d, self.order)}
         if "monomials" not in candidate.figures:
             powers = tuple(range(1, self.order + 1))
             return refitted(problem, Offer(powers, powers[1:], self.rank, starts=1), candidate)
-        columns = [_Columns(groups[label], problem.X, row) for label in candidate.terms]
+        columns = [_Columns(groups[label], problem.X, problem.row_weight) for label in candidate.terms]
         dof = sum(part.white.shape[1] for part in columns)
         everything = Subset(tuple(range(len(columns))), (), dof)
         if problem.task == "regression":
-            one = _by_least_squares(problem, columns, everything, row, candidate.criterion)
+            one = _by_least_squares(problem, columns, everything, candidate.criterion)
         else:
             one = replace(_by_likelihood(problem, columns, [everything])[0], criterion=candidate.criterion)
-        return self._candidate(problem, columns, one, row)
+        return self._candidate(problem, columns, one)
 
-    def _candidate(
-        self, problem: SearchProblem, columns: Sequence[_Columns], one: _Rated, row: Array
-    ) -> Candidate:
+    def _candidate(self, problem: SearchProblem, columns: Sequence[_Columns], one: _Rated) -> Candidate:
         chosen = [columns[member] for member in one.members]
         weights, intercept = one.weights, one.intercept
         outputs = tuple(
@@ -248,11 +244,11 @@ class _Rated:
     intercept: Array
 
 
-def _rated(problem: SearchProblem, columns: Sequence[_Columns], row: Array) -> list[_Rated]:
+def _rated(problem: SearchProblem, columns: Sequence[_Columns]) -> list[_Rated]:
     """Return the best subsets with their fits, best first."""
-    n = int(np.count_nonzero(row))
+    n = problem.n_weighted
     unit = np.abs(problem.response).max(0)
-    response = problem.response / unit * np.sqrt(row)[:, None]
+    response = problem.response / unit * np.sqrt(problem.row_weight)[:, None]
     order = sorted(range(len(columns)), key=lambda k: columns[k].white.shape[1])
     found = subsets([columns[k].white for k in order], response, n / 2)
     found = [Subset(tuple(sorted(order[k] for k in one.members)), one.left, one.dof) for one in found]
@@ -264,7 +260,7 @@ def _rated(problem: SearchProblem, columns: Sequence[_Columns], row: Array) -> l
 
     found.sort(key=lambda one: (criterion(one), one.members))
     if problem.task == "regression":
-        rated = [_by_least_squares(problem, columns, one, row, criterion(one)) for one in found[:_KEEP]]
+        rated = [_by_least_squares(problem, columns, one, criterion(one)) for one in found[:_KEEP]]
     else:
         kept = found[:_FITTED] + [one for one in found[_FITTED:] if not one.members]
         rated = _by_likelihood(problem, columns, kept)
@@ -272,11 +268,11 @@ def _rated(problem: SearchProblem, columns: Sequence[_Columns], row: Array) -> l
 
 
 def _by_least_squares(
-    problem: SearchProblem, columns: Sequence[_Columns], one: Subset, row: Array, criterion: float
+    problem: SearchProblem, columns: Sequence[_Columns], one: Subset, criterion: float
 ) -> _Rated:
     targets = problem.targets
-    mean = np.average(targets, axis=0, weights=row)
-    y = (targets - mean) * np.sqrt(row)[:, None]
+    mean = np.average(targets, axis=0, weights=problem.weight)
+    y = (targets - mean) * np.sqrt(problem.row_weight)[:, None]
     whole = np.hstack([np.empty((problem.n, 0)), *(columns[k].white for k in one.members)])
     inner = np.linalg.lstsq(whole, y, rcond=1e-10)[0]
     explained = 1 - float(((y - whole @ inner) ** 2).sum() / (y**2).sum())
@@ -288,7 +284,7 @@ def _by_likelihood(
     problem: SearchProblem, columns: Sequence[_Columns], found: Sequence[Subset]
 ) -> list[_Rated]:
     likelihood = likelihood_of(problem)
-    n = int(np.count_nonzero(likelihood.weight))
+    n = problem.n_weighted
     fits = []
     for one in found:
         parts = [
@@ -301,12 +297,7 @@ def _by_likelihood(
     rated = []
     for one, fitted in zip(found, fits, strict=True):
         cost = penalty(one.dof, likelihood.outputs, n, len(one.members), len(columns))
-        inner, start = fitted.weights, fitted.intercept
-        if (
-            problem.link == "softmax"
-        ):  # from weights relative to the last class to weights that add up to zero
-            inner, start = np.column_stack([inner, np.zeros(len(inner))]), np.append(start, 0.0)
-            inner, start = inner - inner.mean(1, keepdims=True), start - start.mean()
+        inner, start = gauged(problem, fitted.weights, fitted.intercept)
         weights, intercept = _unwhitened(columns, one.members, inner, start)
         criterion = (fitted.deviance - null) / excess + cost
         rated.append(_Rated(one.members, criterion, 1 - fitted.deviance / null, one.dof, weights, intercept))

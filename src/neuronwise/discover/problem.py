@@ -65,6 +65,16 @@ class SearchProblem:
         return int(self.X.shape[1])
 
     @property
+    def row_weight(self) -> NDArray[np.float64]:
+        """How much each row counts, ``(n,)``: 1 where no weights were given."""
+        return np.ones(self.n) if self.weight is None else self.weight
+
+    @property
+    def n_weighted(self) -> int:
+        """Number of rows that count: those of weight 0 do not."""
+        return int(np.count_nonzero(self.row_weight))
+
+    @property
     def outputs(self) -> int:
         """Number of predictors that a term brings a coefficient for: 1; m; or C with more than two classes."""
         if self.task == "classification":
@@ -97,9 +107,8 @@ class SearchProblem:
         whitened: the sum of squares that a term explains of it is the score test of that term. For methods that know
         least squares only; labels never enter as numbers with an order.
         """
-        row = np.ones(self.n) if self.weight is None else self.weight
         targets = self.targets
-        mean = np.average(targets, axis=0, weights=row)
+        mean = np.average(targets, axis=0, weights=self.weight)
         residual = targets - mean
         if self.task == "regression":
             return residual
