@@ -14,7 +14,7 @@ from neuronwise.discover._genetic_exact import ExactSpace
 from neuronwise.discover._genetic_variation import Grammar
 from neuronwise.discover._trees import ONE, Node, constant, input_of, make
 
-__all__ = ["LEVELS", "Pool", "Product", "multiplied"]
+__all__ = ["LEVELS", "SAFE", "Pool", "Product", "multiplied"]
 
 Array = NDArray[np.float64]
 #: Places of factors in a pool.
@@ -22,12 +22,13 @@ Product = tuple[int, ...]
 
 #: Kinds of factors: inputs; functions of one; sums, differences and their like of two; functions of two.
 LEVELS = 4
+#: Smallest value of a divisor, as a share of its largest.
+SAFE = 1e-3
 _ROWS = 200  # rows that factors are chosen on
 _WIDTH = 24  # of the beam
 _TERMS = 3
 _NODE = 0.05  # what a node of a factor must explain, on the scale of ln(unexplained share)
 _PERFECT = 1e-10  # unexplained share after which nothing is added
-_SAFE = 1e-3  # smallest value of a divisor, as a share of its largest
 _DEPENDENT = 1e-6  # share of a column's squares that must be left beside the other terms
 _DEGREES = (2, 3, 4)  # of sparse polynomials
 _DENSEST = 0.5  # monomials of one at most, as a share of the rows
@@ -36,7 +37,7 @@ _MONOMIALS = 6
 _SWEEPS = 3  # how often each product is grown anew with the others given
 _CALLED_PAIRS = 8  # inputs up to which functions of pairs are factors
 _PAIRS = 20  # inputs up to which pairs are factors
-_WHOLE = 1e-7  # a constant nearer to a multiple of one half is that multiple
+_FLAT = 1e-7  # spread of a factor, as a share of its size, below which it is a constant
 
 
 class Pool:
@@ -57,11 +58,11 @@ class Pool:
         for node in _units(grammar, level):
             one = np.asarray(space.values(node), dtype=np.float64)
             size = np.abs(one).mean()
-            if np.isfinite(one).all() and 0 < size < np.inf and np.ptp(one) > _WHOLE * size:
+            if np.isfinite(one).all() and 0 < size < np.inf and np.ptp(one) > _FLAT * size:
                 self.nodes.append(node)
                 values.append(one[self.rows] / size)
         whole = np.array(values).reshape(len(values), len(self.rows))
-        safe = np.abs(whole).min(axis=1, initial=np.inf) > _SAFE * np.abs(whole).max(axis=1, initial=0.0)
+        safe = np.abs(whole).min(axis=1, initial=np.inf) > SAFE * np.abs(whole).max(axis=1, initial=0.0)
         sizes = np.array([node.size + 1.0 for node in self.nodes])
         self.costs = _NODE * np.concatenate([sizes, sizes[safe]])
         self.choices = [*range(len(whole)), *(len(whole) + np.flatnonzero(safe)).tolist()]

@@ -200,7 +200,7 @@ class Finish:
     def _fit_rows(self, terms: Individual) -> Fitted:
         problem, exact = self.problem, self._exact
         raw = np.array([exact.raw(term) for term in terms]).reshape(len(terms), problem.n).T
-        weight = np.ones(problem.n) if problem.weight is None else problem.weight
+        weight = problem.row_weight
         centre = np.average(raw, axis=0, weights=weight) if len(terms) else np.zeros(0)
         if not np.isfinite(raw).all():
             outputs = exact.target.shape[0]
@@ -310,12 +310,8 @@ class Finish:
                 if value or not k
             )
             formula = Formula(written, inputs=problem.names).simplify()
-            left = float(
-                np.average(
-                    (problem.targets[:, 0] - mean - (formula.evaluate(problem.X) - mean)) ** 2,
-                    weights=problem.weight,
-                )
-            )
+            error = problem.targets[:, 0] - formula.evaluate(problem.X)
+            left = float(np.average(error**2, weights=problem.weight))
             terms = tuple(f"x**{k}" if k > 1 else "x" for k, value in enumerate(powers) if value and k)
             share = max(left / total, FLOOR)
             figures = {"explained": 1 - share, "rows": float(problem.n), "dof": float(len(terms))}

@@ -230,11 +230,10 @@ def spaces_of(
 def linearised(problem: SearchProblem, predictor: Array | None) -> Linearised:
     """Return the least-squares problem that the search works on.
 
-    For regression that is the problem itself. A deviance is replaced by its second-order expansion at a predictor,
-    as in one
-    step of iteratively reweighted least squares; without a predictor, at the model without terms.
+    For regression that is the problem itself. A deviance is replaced by its second-order expansion at a predictor, as
+    in one step of iteratively reweighted least squares; without a predictor, at the model without terms.
     """
-    weight = np.ones(problem.n) if problem.weight is None else problem.weight
+    weight = problem.row_weight
     if problem.task == "regression" or predictor is None or problem.outputs > 1:
         return Linearised(problem.X, problem.response, weight)
     likelihood = likelihood_of(problem)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuronwise.discover._genetic_exact import ExactSpace
-from neuronwise.discover._genetic_factors import LEVELS, Pool, multiplied
+from neuronwise.discover._genetic_factors import LEVELS, SAFE, Pool, multiplied
 from neuronwise.discover._genetic_tune import FLOOR
 from neuronwise.discover._genetic_variation import Grammar, Individual
 from neuronwise.discover._trees import ONE, Node, constant, input_of, joined, make
@@ -24,7 +24,6 @@ __all__ = ["product_forms"]
 
 Array = NDArray[np.float64]
 
-_SAFE = 1e-3  # smallest value of a divisor, as a share of its largest
 _HIGHEST = 9  # power of an input
 _WHOLE = 1e-7  # a constant nearer to a multiple of one half is that multiple
 _FLATTEST = 0.05  # of the median slope: where a turned target hardly changes, rows do not count without bound
@@ -52,7 +51,7 @@ class _Link:
 
 
 def _away_from_zero(y: Array) -> bool:
-    return bool(np.abs(y).min() > _SAFE * np.abs(y).max())
+    return bool(np.abs(y).min() > SAFE * np.abs(y).max())
 
 
 def _positive(y: Array) -> bool:
@@ -102,19 +101,18 @@ def product_forms(
     for level in range(LEVELS):  # simple factors first: the others can imitate them
         pool = Pool(grammar, space, level)
         for link in links[part[0] :: part[1]]:
-            if link is None:
-                sums = pool.sums(response, space.root, deadline)
-                sums += pool.polynomials(response, space.root) if level == 0 else []
-                forms = [joined(map(pool.tree, products)) for products in sums]
-            else:
+            target, root = response, space.root
+            if link is not None:
                 assert y is not None
                 slope = np.abs(link.slope(y))
-                root = space.root / np.maximum(slope, _FLATTEST * np.median(slope))
-                sums = pool.sums(link.turn(y)[None], root, deadline)
-                sums += pool.polynomials(link.turn(y)[None], root) if level == 0 else []
-                wrapped = [
-                    _wrapped(list(map(pool.tree, one)), link, link.turn(y), root, space) for one in sums
-                ]
+                target, root = link.turn(y)[None], root / np.maximum(slope, _FLATTEST * np.median(slope))
+            sums = pool.sums(target, root, deadline)
+            sums += pool.polynomials(target, root) if level == 0 else []
+            trees = [[pool.tree(product) for product in products] for products in sums]
+            if link is None:
+                forms = [joined(terms) for terms in trees]
+            else:
+                wrapped = [_wrapped(terms, link, target[0], root, space) for terms in trees]
                 forms = [(one,) for one in wrapped if one is not None]
             forms = [
                 terms for terms in forms if terms and all(term.size <= grammar.max_size for term in terms)
