@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.nn import functional
 
 from neuronwise.discover.outlying import usual_rows
 from neuronwise.discover.scaling import Scaling, scaling_for, scaling_of_targets
 from neuronwise.estimators._inputs import Table
 from neuronwise.estimators._network import TaskLayers, build
 from neuronwise.estimators._neuron import Neuron
-from neuronwise.estimators._train import Course, Recipe, Rows, train_networks
+from neuronwise.estimators._train import Course, Recipe, Rows, row_losses, train_networks
 
 __all__ = ["Fitted", "Plan", "Prepared", "Split", "fit_networks", "prepare", "split_rows"]
 
@@ -100,12 +99,10 @@ class Fitted:
     def losses(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the loss of single rows, in the units of training, (rows,)."""
         output = torch.from_numpy(outputs(self.module, self.inputs.apply(table.X[rows])))
-        if self.prepared.targets is None:
-            found = functional.cross_entropy(output, torch.from_numpy(table.target[rows]), reduction="none")
-        else:
-            target = self.prepared.targets.apply(table.target[rows])
-            found = (output - torch.from_numpy(target)).square().mean(1)
-        return found.numpy().astype(np.float64)
+        scaling, target = self.prepared.targets, table.target[rows]
+        wanted = torch.from_numpy(target if scaling is None else scaling.apply(target))
+        found: NDArray[np.float64] = row_losses(output[None], wanted[None])[0].numpy()
+        return found
 
     def errors(self, table: Table, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return 1 for each row that is put into a wrong class, else 0, (rows,)."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neuronwise.errors import DataError, InvalidArgumentError, TableError, closest
+from neuronwise.errors import DataError, InvalidArgumentError, TableError
 from neuronwise.formula import Formula
 
 __all__ = ["FEWEST_TO_SEARCH", "Found", "Neuron", "check_formula", "given", "search"]
@@ -120,16 +120,10 @@ def search(
         TableError: If the rows cannot be searched.
         InvalidArgumentError: If method or base functions are unknown.
     """
-    from neuronwise.discover import METHODS, Method, discover, make_problem
+    from neuronwise.discover import discover, make_problem
+    from neuronwise.discover.methods import method_of
 
-    if isinstance(method, str):
-        if method not in METHODS:
-            raise InvalidArgumentError(f"There is no search method {method!r}. {closest(method, METHODS)}")
-        method = METHODS[method]()
-    if not isinstance(method, Method):
-        raise InvalidArgumentError(
-            f"method must be one of {', '.join(METHODS)}, or a Method, not {method!r}."
-        )
+    method = method_of(method)
     if len(X) < FEWEST_TO_SEARCH or _constant(target):
         return Found(Formula("x"))
     y = target[:, 0] if target.ndim == 2 and target.shape[1] == 1 else target

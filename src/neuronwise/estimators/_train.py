@@ -20,7 +20,7 @@ from neuronwise.engine.progress import progress_bar
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.estimators._bundle import Bundle, Modules, Stack, stackable
 
-__all__ = ["Course", "Recipe", "Rows", "train_networks"]
+__all__ = ["Course", "Recipe", "Rows", "row_losses", "train_networks"]
 
 # A run that does not stay finite starts anew with the rate divided by this, and gives up after so many starts.
 BACK_OFF = 4.0

@@ -116,7 +116,7 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         self.formula_: Formula | None = None
         if self.method is None:
             self.input_scaler_ = scaling_for(inputs, self.scale, clip, weight=weight)
-            self._columns, _ = self._all(self.input_scaler_.apply(inputs))
+            self._columns = self._all(self.input_scaler_.apply(inputs))
             return self
         target = self._target(y, kept)
         usual = usual_rows(inputs, target, "classification" if target.ndim == 1 else "regression")
@@ -136,13 +136,13 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         self._columns = self._per_input(columns) or base_columns(bases("x"))
         return self
 
-    def _all(self, Z: NDArray[np.float64]) -> tuple[tuple[Column, ...], Any]:
+    def _all(self, Z: NDArray[np.float64]) -> tuple[Column, ...]:
         kept, dropped = usable(bases(self.bases), Z)
         if not kept:
             raise InvalidArgumentError(
                 f"No base function can be used on these inputs: {next(iter(dropped.values()))}."
             )
-        return base_columns(kept), dropped
+        return base_columns(kept)
 
     def _target(self, y: Any, kept: NDArray[np.bool_]) -> NDArray[Any]:
         values = np.asarray(y)
@@ -162,13 +162,9 @@ class BaseFunctionTransformer(TransformerMixin, BaseEstimator):  # type: ignore[
         found: dict[str, Column] = {}
         for column in columns:
             term = None if column.formula is None else column.formula.terms[0]
-            split = term is not None and term.kind == "elementwise" and term.base is not None
-            for each in (
-                base_columns([term.base])
-                if split and term is not None and term.base is not None
-                else [column]
-            ):
-                found.setdefault(each.name, each)
+            if term is not None and term.kind == "elementwise" and term.base is not None:
+                (column,) = base_columns([term.base])
+            found.setdefault(column.name, column)
         return tuple(found.values())
 
     def transform(self, X: Any) -> NDArray[np.float64]:
