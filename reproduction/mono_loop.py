@@ -93,6 +93,8 @@ def main() -> None:
             tuned = found.get(f"{name} ours strengths{tail}", {})
             ways = ["none"] if seed == 0 else []
             if name in STEERED:
+                if not tuned:
+                    raise SystemExit("Run mono_inhibitors.py first: it chooses the strengths.")
                 ways += [*(["tail held"] if held(tuned) else []), "memel", *LEVELS, "memel random"]
             else:
                 ways += ["memel", "memel random"]

@@ -167,7 +167,7 @@ def held_out(area: Area, model: nn.Module, seed: int) -> dict[str, float]:
     with torch.no_grad():
         parts = [
             (float(loss_of(area, model, batch)), len(batch[0]))
-            for batch in zip(*(part.split(64) for part in area.test), strict=True)
+            for batch in zip(*(part.split(area.batch) for part in area.test), strict=True)
         ]
     loss = sum(value * rows for value, rows in parts) / sum(rows for _, rows in parts)
     frame = found.tables["site_measures"]

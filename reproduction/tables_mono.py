@@ -5,64 +5,11 @@ from typing import Any
 
 import numpy as np
 from common import RESULTS, read_results
+from mono_figures import AREAS, MAIN, Figures, collected, mean_of, paired, told, values
 from mono_flow import check
 from tables_task import table
 
-from neuronwise.intervals import resampled_interval
-
 PAGE = RESULTS.parent.parent / "docs" / "reproduction" / "monosemanticity.md"
-AREAS = {
-    "language": "Language: next word, WikiText-2, transformer",
-    "image_cnn": "Image: CIFAR-10, convolutional network",
-    "physics": "Physics: advection and diffusion, ConvGRU",
-    "tagging": "Language, fine-tuned: tags of UD English EWT",
-    "stories": "Language, fine-tuned: the bundled stories260k on Shakespeare",
-    "image_swin": "Image: CIFAR-10, Swin transformer",
-    "image_fashion": "Image: Fashion-MNIST (350 images), convolutional network",
-}
-MAIN = ("language", "image_cnn", "physics")
-Figures = dict[str, dict[int, dict[str, float]]]  # by row and seed
-
-
-def collected(area: str) -> dict[str, Figures]:
-    """Return the figures of an area by group; the plain loop is one too, beside the audits' runs of none."""
-    found: dict[str, Figures] = {}
-    for case in read_results("mono_inhibitors").values():
-        if case["area"] == area and " x" not in case["key"]:
-            for name, figures in case["rows"].items():
-                found.setdefault(case["group"], {}).setdefault(name, {})[case["seed"]] = figures
-    for case in read_results("mono_loop").values():
-        if case["area"] == area and " x" not in case["key"]:
-            name = {"down": "controller down", "up": "controller up"}.get(case["row"], case["row"])
-            if name != "none":
-                found.setdefault("loop", {}).setdefault(name, {})[case["seed"]] = case["held_out"]
-    if "loop" in found and "ours" in found:
-        found["loop"]["none"] = found["ours"]["none"]
-    return {group: rows for group, rows in found.items() if "none" in rows}
-
-
-def values(rows: Figures, name: str, figure: str) -> np.ndarray:
-    return np.array([one[figure] for one in rows[name].values() if figure in one])
-
-
-def paired(rows: Figures, name: str, other: str, figure: str) -> np.ndarray:
-    """Return the differences of two rows over the seeds that both have."""
-    seeds = [seed for seed in rows[name] if seed in rows.get(other, {}) and figure in rows[name][seed]]
-    return np.array([rows[name][seed][figure] - rows[other][seed][figure] for seed in seeds])
-
-
-def told(differences: np.ndarray, factor: float = 1.0, digits: int = 3) -> str:
-    """Return the mean of paired differences and its 95 % interval, bold where that leaves out 0."""
-    if len(differences) < 2:
-        return ""
-    mean, low, high, _ = (factor * value for value in resampled_interval(differences))
-    text = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-    return f"**{text}**" if low > 0 or high < 0 else text
-
-
-def mean_of(rows: Figures, name: str, figure: str, factor: float = 1.0, digits: int = 2) -> str:
-    found = values(rows, name, figure)
-    return f"{factor * found.mean():.{digits}f}" if len(found) else ""
 
 
 def area_table(area: str) -> list[str]:
@@ -72,19 +19,16 @@ def area_table(area: str) -> list[str]:
         if group == next(iter(groups)):
             body.append(line(rows, "none"))
         body += [line(rows, name) for name in rows if name != "none"]
-    seeds = sorted({len(one) for rows in groups.values() for one in rows.values()})
     return [
         f"### {AREAS[area]}",
         "",
         *table(
             [
-                "inhibitor", "phi > 9, %", "less none, points", "less its random control", "top 1 % of phi", "kurtosis",
-                "rotated, phi > 9, less none", "units alive, %", "loss", "loss less none", "accuracy, %",
+                "inhibitor", "seeds", "phi > 9, %", "less none, points", "less its random control", "top 1 % of phi",
+                "kurtosis", "rotated, phi > 9, less none", "units alive, %", "loss", "loss less none", "accuracy, %",
             ],
             body,
         ),
-        f"Seeds: {' to '.join(map(str, {min(seeds): 0, max(seeds): 0}))}.",
-        "",
     ]  # fmt: skip
 
 
@@ -92,6 +36,7 @@ def line(rows: Figures, name: str) -> list[str]:
     none = name == "none"
     return [
         name,
+        str(len(rows[name])),
         mean_of(rows, name, "phi_above_9", 100, 3),
         "" if none else told(paired(rows, name, "none", "phi_above_9"), 100),
         told(paired(rows, name, f"{name} random", "phi_above_9"), 100),
@@ -110,20 +55,25 @@ def target() -> list[str]:
     body, met = [], {}
     for area in MAIN:
         for group, rows in collected(area).items():
-            none = values(rows, "none", "loss")
-            if len(none) < 2 or group not in ("ours", "penalties", "loop"):
-                continue
-            limit = 1.005 * none.mean() + none.std(ddof=1) / np.sqrt(len(none))
             for name in ("tail", "tail held", "kurtosis", "controller down", "l2e", "memel"):
-                if name not in rows:
+                if group not in ("ours", "penalties", "loop") or name not in rows:
                     continue
-                kept = values(rows, name, "phi_above_9").mean() / values(rows, "none", "phi_above_9").mean()
-                loss = values(rows, name, "loss").mean()
+                seeds = [seed for seed in rows[name] if seed in rows["none"]]
+                if len(seeds) < 2:
+                    continue
+                ours, none = (
+                    np.array(
+                        [[rows[one][seed][figure] for seed in seeds] for figure in ("phi_above_9", "loss")]
+                    )
+                    for one in (name, "none")
+                )
+                limit = 1.005 * none[1].mean() + none[1].std(ddof=1) / np.sqrt(len(seeds))
+                kept, loss = ours[0].mean() / none[0].mean(), ours[1].mean()
                 met[area, name] = kept <= 0.5 and loss <= limit
                 body.append(
                     [
-                        area, name, f"{kept:.2f}", f"{loss:.4f}", f"{none.mean():.4f}", f"{limit:.4f}",
-                        "yes" if kept <= 0.5 else "no", "yes" if loss <= limit else "no",
+                        area, name, str(len(seeds)), f"{kept:.3f}", f"{loss:.4f}", f"{none[1].mean():.4f}",
+                        f"{limit:.4f}", "yes" if kept <= 0.5 else "no", "yes" if loss <= limit else "no",
                         "**yes**" if met[area, name] else "no",
                     ]
                 )  # fmt: skip
@@ -141,7 +91,18 @@ def target() -> list[str]:
         "mean + 0.5 % + one standard error of that mean.",
         "",
         *table(
-            ["area", "inhibitor", "share kept", "loss", "without", "limit", "halved", "loss held", "both"],
+            [
+                "area",
+                "inhibitor",
+                "seeds",
+                "share kept",
+                "loss",
+                "without",
+                "limit",
+                "halved",
+                "loss held",
+                "both",
+            ],
             body,
         ),
         f"Both: {told_of}.",
