@@ -101,7 +101,7 @@ def groups(area: Area, strengths: dict[str, float]) -> dict[str, dict[str, Any]]
             "naive b 2 %": NaiveDeactivation(variant="b", top=0.02, per="threshold"),
             "decorrelation": Decorrelation(),
         }
-        found["more"] = {"inhibitors": more, "controls": False, "one_step": 0}
+        found["more"] = {"inhibitors": more, "controls": False}
     if area.classes is not None and area.name == "image_cnn":
         found["selectivity"] = {
             "inhibitors": {
