@@ -392,8 +392,8 @@ def genetic_section(figures: Figures) -> list[str]:
         "Recovered (R2 of the noise-free target on new inputs above 0.9999), and in brackets those that hold on a "
         f"wider range too; {figures['seconds']:g} seconds of wall-clock time and one thread each, seeds: "
         f"{figures['seeds']}. "
-        'Most targets are sums of one function over all inputs. "On our curve": the peer is given the curve that our search '
-        "fits first, as a problem of one input; without it, it has the inputs as they are, and no sum over them. "
+        "Most targets are sums of one function over all inputs. 'On our curve': the peer is given the curve that our "
+        "search fits first, as a problem of one input; without it, it has the inputs as they are, and no sum over them. "
         "`blind` was written without sight of the search; the catalogue of starting forms was written with `fresh` in "
         "view, so there the line without it is the fair one.",
         "",
