@@ -393,7 +393,7 @@ def genetic_section(figures: Figures) -> list[str]:
         f"wider range too; {figures['seconds']:g} seconds of wall-clock time and one thread each, seeds: "
         f"{figures['seeds']}. "
         "Most targets are sums of one function over all inputs. 'On our curve': the peer is given the curve that our "
-        "search fits first, as a problem of one input; without it, it has the inputs as they are, and no sum over them. "
+        "search fits first, as a problem of one input; without it, it has the inputs as they are. "
         "`blind` was written without sight of the search; the catalogue of starting forms was written with `fresh` in "
         "view, so there the line without it is the fair one.",
         "",
