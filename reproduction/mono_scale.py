@@ -61,7 +61,11 @@ def feature_figures(reference: Tensor, values: Tensor, labels: Tensor) -> dict[s
     own, _ = monosemantic_feature(values, labels, mean, variance)
     scores = phi(values, mean, variance)
     distances = [
-        float(ks_2samp(scores[labels == feature, unit].numpy(), scores[:, unit].numpy()).statistic)
+        float(
+            ks_2samp(
+                scores[labels == feature, unit].numpy(), scores[:, unit].numpy(), method="asymp"
+            ).statistic
+        )
         for unit, feature in enumerate(own[:UNITS].tolist())
     ]
     found = {

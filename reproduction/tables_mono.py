@@ -78,7 +78,9 @@ def target() -> list[str]:
                     ]
                 )  # fmt: skip
     reached = {
-        name: [area for area in MAIN if met.get((area, name))] for name in ("tail", "tail held", "kurtosis")
+        name: [area for area in MAIN if met.get((area, name))]
+        for name in ("tail", "tail held", "kurtosis")
+        if any(one == name for _, one in met)
     }
     told_of = "; ".join(
         f"{name} in {len(areas)} of 3 areas{' (' + ', '.join(areas) + ')' if areas else ''}"
@@ -168,6 +170,8 @@ def controller() -> list[str]:
 
 def scale() -> list[str]:
     cases = [case for key, case in read_results("mono_scale").items() if " x" not in key]
+    if not cases:
+        return []
     lines = [
         "## Scale",
         "",
