@@ -95,7 +95,7 @@ def test_curves_stop_where_inputs_are_clipped():
 def test_terms_that_are_products_have_weights_and_no_curve(tmp_path):
     rng = np.random.default_rng(1)
     X = rng.uniform(-2, 2, (200, 3))
-    result = discover(X, X[:, 0] * X[:, 1], method="interactions", bases="x, x**2", confidence="none")
+    result = discover(X, X[:, 0] * X[:, 1], method="interactions", confidence="none")
     written = Page(result.report(tmp_path / "page.html"))
     assert "they are no sums over single inputs" in written.text and "<w1, x>*<w2, x>" in written.text
     assert "w1 in <w1, x>*<w2, x>" in written.text

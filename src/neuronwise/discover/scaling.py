@@ -140,10 +140,20 @@ def warn_of_clipped(scaling: Scaling, X: NDArray[np.float64], names: Sequence[st
 
 
 def _level_outside() -> int:
-    """Return the level of the first caller outside, as :func:`warnings.warn` counts: 1 is the caller of this one."""
+    """Return the level of the first caller outside, as :func:`warnings.warn` counts: 1 is the caller of this one.
+
+    The command line is a caller like any other: it shows warnings that point at it.
+    """
     stack = enumerate(traceback.walk_stack(inspect.currentframe()))
-    rooms = ((level, str(frame.f_globals.get("__name__")).partition(".")[0]) for level, (frame, _) in stack)
-    return next((level for level, room in rooms if room not in ("neuronwise", "sklearn")), 1)
+    names = ((level, str(frame.f_globals.get("__name__"))) for level, (frame, _) in stack)
+    return next(
+        (
+            level
+            for level, name in names
+            if name.startswith("neuronwise.cli.") or name.partition(".")[0] not in ("neuronwise", "sklearn")
+        ),
+        1,
+    )
 
 
 def scaling_of_targets(values: NDArray[np.float64], weight: NDArray[np.float64]) -> Scaling:
