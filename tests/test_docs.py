@@ -19,6 +19,8 @@ PAGES = [
     *sorted((ROOT / "docs" / "howto").glob("*.md")),
     *sorted((ROOT / "docs" / "tutorial").glob("*.md")),
 ]
+# Tutorials that train many networks; README and the how-to pages run the same calls on less.
+SLOW = {ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("task_neuron", "monosemanticity")}
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -40,7 +42,11 @@ def few_stories(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.usefixtures("few_stories")
-@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else []) for page in PAGES],
+    ids=[page.stem for page in PAGES],
+)
 def test_code_of_the_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
