@@ -19,6 +19,11 @@ LEARNERS = {
     "linear_model": "linear model",
     "boosted_trees": "boosted trees",
 }
+METRICS = {
+    "nrmse": "root mean squared error by the target's standard deviation",
+    "accuracy": "accuracy",
+    "log_loss": "log loss",
+}
 MARKS = {"better": " ▲", "worse": " ▼", "no difference": ""}
 Row = dict[str, Any]
 
@@ -81,7 +86,9 @@ def count_of(rows: list[Row], kind: str) -> str:
 
 def public(rows: list[Row], classes: bool) -> list[str]:
     rows = [row for row in rows if row["classes"] == classes]
-    metric = "log loss" if rows[0]["metric"] == "log_loss" else rows[0]["metric"].replace("nrmse", "error")
+    if not rows:
+        return []
+    metric = METRICS[rows[0]["metric"]]
     body = []
     for row in rows:
         means = {one["learner"]: one for one in row["means"]}
@@ -89,9 +96,7 @@ def public(rows: list[Row], classes: bool) -> list[str]:
         cells = [
             f"{means[name]['mean']:.3f}{MARKS[verdicts.get(name, 'no difference')]}" for name in LEARNERS
         ]
-        body.append(
-            [row["set"], f"{row['rows']:,} × {row['inputs']}", *cells, f"{10 * row['guard_kept_task']:.0f}"]
-        )
+        body.append([row["set"], f"{row['rows']:,} × {row['inputs']}", *cells, told(row["guard_kept_task"])])
     sizes = {
         name: [one["parameters"] for row in rows for one in row["means"] if one["learner"] == name]
         for name in LEARNERS
@@ -110,6 +115,10 @@ def public(rows: list[Row], classes: bool) -> list[str]:
         *(sentence(rows, name) for name in ("quadratic", "task", "task_matched", "guarded", "boosted_trees")),
         "",
     ]
+
+
+def told(share: float | None) -> str:
+    return "" if share is None else f"{10 * share:.0f}"
 
 
 def sentence(rows: list[Row], name: str) -> str:
@@ -154,7 +163,8 @@ SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
         "## Public sets",
         "",
         "Two hidden layers (32, 16); learning rate and weight decay tuned alike for every network, trees tuned too; "
-        "search, tuning and early stopping see the training part only. Larger sets train on a part of their rows.",
+        "search, tuning and early stopping see the training part only, of which at most "
+        f"{rows[0]['most_training_rows']:,} rows are used. How often the guard kept task neurons was not recorded in the first sets.",
         "",
         *public(rows, classes=False),
         *public(rows, classes=True),
