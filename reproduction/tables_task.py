@@ -164,7 +164,8 @@ SECTIONS: dict[str, Callable[[list[Row]], list[str]]] = {
         "",
         "Two hidden layers (32, 16); learning rate and weight decay tuned alike for every network, trees tuned too; "
         "search, tuning and early stopping see the training part only, of which at most "
-        f"{rows[0]['most_training_rows']:,} rows are used. How often the guard kept task neurons was not recorded in the first sets.",
+        f"{rows[0]['most_training_rows']:,} rows are used. How often the guard kept task neurons was "
+        "not recorded in the first sets.",
         "",
         *public(rows, classes=False),
         *public(rows, classes=True),
