@@ -410,6 +410,45 @@ def recovery(found: Figures | None) -> str:
     return f"{recovered} of {found['runs']} ({same})"
 
 
+TRAINING = {
+    "statistics": "phi by running statistics",
+    "phi_and_tail": "the same, and its tail",
+    "reversed_threshold": "Reversed Deactivation, moving threshold",
+    "l2e": "L2E, moving threshold",
+    "reversed_top1": "Reversed Deactivation, top 1 of each sample",
+    "tail_penalty": "our tail penalty",
+    "published": "the published module, from its equations",
+    "health": "neuron health, one look in ten steps",
+}
+
+
+def training_section(figures: Figures) -> list[str]:
+    widths = figures["widths"]
+
+    def cell(name: str, found: Figures) -> str:
+        one = found[name]
+        spread = f" ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})" if "low" in one else ""
+        return f"{100 * one['overhead']:+.1f} %{spread}"
+
+    rows = [[text, *(cell(name, found) for found in widths.values())] for name, text in TRAINING.items()]
+    plain = ", ".join(
+        f"{1000 * found['plain']['seconds']:.0f} ms (width {width})" for width, found in widths.items()
+    )
+    return [
+        "## What watching and inhibiting cost in training",
+        "",
+        f"Overhead over a training step (forward, backward, AdamW) of a transformer of {figures['layers']} layers, on "
+        f"all feed-forward sites, {figures['tokens']:,} tokens a step, {figures['threads']} threads. Median of the "
+        f"ratio to the plain step of the same round (quartiles in brackets) over {figures['repeats']} interleaved "
+        "rounds. Neuron health is made of the cost of a step that looks and one that ends a window, in their shares. "
+        f"A plain step takes {plain}.",
+        "",
+        *table(["what", *(f"width {width}" for width in widths)], rows),
+        "Command: `python benchmarks/train_overhead.py`. " + where(figures) + f"torch {figures['torch']}.",
+        "",
+    ]
+
+
 SECTIONS = {
     "overhead": overhead_section,
     "peers": peers_section,
@@ -423,6 +462,7 @@ SECTIONS = {
     "neuronseek": neuronseek_section,
     "neuron_layers": layers_section,
     "estimators": estimators_section,
+    "train_overhead": training_section,
 }
 
 
