@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from neuronwise.observe._tail import Exact
+from neuronwise.observe.statistics import Exact
 
-__all__ = ["MINIMUM", "SiteHealth"]
+__all__ = ["FAINT", "MINIMUM", "SiteHealth"]
 
 MINIMUM = 32  # rows below which a window says nothing
+FAINT = 1e-4  # of the mean variance: a unit with less is nearly dead
 _END = 0.01  # what counts as an end of the site's range, as a share of it
 _CROWD = 1e-3  # share of all entries at the upper end from which on a site has two ends
 _FLOOR = 0.01  # of the mean variance, added to a unit's own where it is divided by
@@ -157,7 +158,7 @@ class SiteHealth(Exact):
         """Settle the candidates, and choose the next by the sketches."""
         self.partner.copy_(torch.where(enough, self.candidate, -1))
         centred = self.sketch - self.signs[:, None] * moved
-        live = variance > 1e-4 * variance.mean()
+        live = variance > FAINT * variance.mean()
         length = centred.norm(dim=0)
         unit = torch.where(live & (length > 0), centred / length.clamp(min=1e-30), 0.0)
         width = unit.shape[1]

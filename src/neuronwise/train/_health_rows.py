@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.observe._layout import Layout
-from neuronwise.observe._tail import Exact
+from neuronwise.observe.statistics import Exact, Layout
 from neuronwise.sites import Site, Sites
 from neuronwise.train._attached import Mask, batch_axis
 from neuronwise.train._health import SiteHealth

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -13,16 +13,16 @@ from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks import transform
 from neuronwise.sites import NeuronSet, Site
 from neuronwise.train._attached import Attached, not_reached, processes, sites_of
-from neuronwise.train._health import SiteHealth
+from neuronwise.train._health import FAINT, SiteHealth
 from neuronwise.train._health_rows import Collector, Room
-from neuronwise.train.method import share_of
+from neuronwise.train.method import positive, share_of
 
 __all__ = ["Ailment", "NeuronHealth"]
 
 Ailment = Literal["dead", "near_dead", "saturated", "duplicated", "drifting"]
 """What a neuron can suffer from."""
 
-AILMENTS: tuple[Ailment, ...] = ("dead", "near_dead", "saturated", "duplicated", "drifting")
+AILMENTS: tuple[Ailment, ...] = get_args(Ailment)
 
 
 class NeuronHealth(Attached):
@@ -106,8 +106,7 @@ class NeuronHealth(Attached):
                 raise InvalidArgumentError(f"{name} must be at least 1, not {count}.")
         for name, share in (("moves", moves), ("saturation", saturation), ("duplicate", duplicate)):
             share_of(name, share)
-        if drift <= 0:
-            raise InvalidArgumentError(f"drift must be above 0, not {drift}.")
+        positive("drift", drift)
         self.model = model
         self.sites = sites_of(model, sites)
         self._limits = {
@@ -257,7 +256,7 @@ class NeuronHealth(Attached):
         if ailment == "dead":
             found, value = state.moves == 0, state.moves
         elif ailment == "near_dead":
-            few = (state.moves < self._limits[ailment]) | (state.variance < 1e-4 * state.variance.mean())
+            few = (state.moves < self._limits[ailment]) | (state.variance < FAINT * state.variance.mean())
             found, value = (state.moves > 0) & few, state.moves
         elif ailment == "saturated":
             found, value = state.end >= self._limits[ailment], state.end
