@@ -237,7 +237,7 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
 
     def _tell(self, inputs: Any) -> None:
         mono = self._watch.mono
-        wanted = mono is not None and mono.method is not None and "labels" in _needs(mono.method)
+        wanted = mono is not None and mono.method is not None and "labels" in mono.method.acting.needs
         if self._watch.expect is not _labels or wanted:
             self._watch.tell(inputs)
 
@@ -252,7 +252,3 @@ def _labels(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the labels of a batch; whatever is below 0, as transformers' -100, is none."""
     labels = inputs.get("labels")
     return {} if labels is None else {"labels": torch.where(labels < 0, -1, labels)}
-
-
-def _needs(method: Method) -> frozenset[str]:
-    return getattr(method, "method", method).needs

@@ -10,7 +10,6 @@ from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe.measures import MEASURES, chosen_measures
 from neuronwise.train._audit_data import Split
 from neuronwise.train._audit_plan import Audited, Plan
-from neuronwise.train.controller import Controller
 
 __all__ = ["check_numbers", "measures_of", "refuse_missing", "refuse_short", "settings_of"]
 
@@ -61,14 +60,14 @@ def refuse_missing(rows: Sequence[Audited], measures: Sequence[str], split: Spli
                 f"The measure {name!r} needs embeddings, which an audit does not measure with."
             )
     for row in rows:
-        method = row.method.method if isinstance(row.method, Controller) else row.method
-        if method is None:
+        if row.method is None:
             continue
-        if "labels" in method.needs and split.train.classes is None:
+        needs = row.method.acting.needs
+        if "labels" in needs and split.train.classes is None:
             raise InvalidArgumentError(
                 f"The inhibitor {row.inhibitor!r} needs classes: give data as (x, y) with whole-number y."
             )
-        if "embeddings" in method.needs and embeddings is None:
+        if "embeddings" in needs and embeddings is None:
             raise InvalidArgumentError(
                 f"The inhibitor {row.inhibitor!r} needs embeddings of each batch by another encoder: give embeddings=."
             )

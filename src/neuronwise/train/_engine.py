@@ -70,10 +70,10 @@ class Engine(Exact):
         """Say what is known of the batch whose forward pass comes next."""
         self._labels, self._embeddings = labels, embeddings
         self._mask.expect(mask)
-        method = self.method.method if isinstance(self.method, Controller) else self.method
-        wanted = getattr(method, "classes", None)
-        if labels is not None and "labels" in getattr(method, "needs", ()):
+        method = None if self.method is None else self.method.acting
+        if labels is not None and method is not None and "labels" in method.needs:
             # At least two, so that there is something to compare.
+            wanted = getattr(method, "classes", None)
             self._classes = wanted or max(2, self._classes, int(labels.max()) + 1)
 
     def begin(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

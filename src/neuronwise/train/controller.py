@@ -81,6 +81,11 @@ class Controller(Method):
             )
 
     @property
+    def acting(self) -> Method:
+        """The method that is steered."""
+        return self.method
+
+    @property
     def level(self) -> float | None:
         """The share that the steered method's threshold lets through."""
         return self.method.level

@@ -34,6 +34,11 @@ class Method(ABC):
     always: ClassVar[bool] = False
 
     @property
+    def acting(self) -> Method:
+        """What acts: the method itself, or the one that it steers."""
+        return self
+
+    @property
     def level(self) -> float | None:
         """The share of entries that a moving threshold lets through; None if the method has no threshold."""
         return None

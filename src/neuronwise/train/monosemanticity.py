@@ -276,9 +276,8 @@ class Monosemanticity(Attached):
             found["top"] = float(state.statistics.tail.top_mean(0.01))
         if state.share is not None:
             found["threshold"] = float(state.threshold)
-        method = self.method.method if isinstance(self.method, Controller) else self.method
-        if method is not None and method.reports:
-            found[method.reports] = float(state.report)
+        if self.method is not None and self.method.acting.reports:
+            found[self.method.acting.reports] = float(state.report)
         return found
 
     def _check_reached(self, *, every: bool) -> None:
