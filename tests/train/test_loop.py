@@ -14,6 +14,7 @@ from neuronwise.train import (
     L2E,
     METHODS,
     ClassSelectivity,
+    ExcessPenalty,
     GatedReversal,
     KurtosisPenalty,
     Monosemanticity,
@@ -26,6 +27,7 @@ from tests.models import make
 SITES = Sites([Site("1", "output", width=8), Site("3", "output", width=7)])
 WORKING = [
     TailPenalty(),
+    ExcessPenalty(bound=2.0),
     KurtosisPenalty(),
     L2E(),
     ReversedDeactivation(),

@@ -12,6 +12,7 @@ from neuronwise.train import (
     ClassSelectivity,
     Controller,
     Decorrelation,
+    ExcessPenalty,
     KurtosisPenalty,
     MonoScoreReward,
     Monosemanticity,
@@ -79,7 +80,12 @@ def test_l2e_is_the_mean_logarithm_of_the_largest_deviations():
 
 @pytest.mark.parametrize(
     "method",
-    [TailPenalty(strength=0.3, share=0.1), KurtosisPenalty(strength=0.3), TailPenalty(strength=-0.3)],
+    [
+        TailPenalty(strength=0.3, share=0.1),
+        KurtosisPenalty(strength=0.3),
+        TailPenalty(strength=-0.3),
+        ExcessPenalty(bound=3.0),
+    ],
 )
 def test_scale_free_penalties_do_not_change_with_scale_or_place(method):
     values = sample()
@@ -121,6 +127,37 @@ def test_tail_penalty_to_the_letter_of_its_equation():
     places = [(0, 0), (5, 2), (17, 4), tuple(chosen.nonzero()[0].tolist())]
     expected = numerical(function, values.double(), places)
     assert torch.allclose(torch.stack([slope[p] for p in places]).double(), expected.double(), atol=1e-5)
+
+
+def test_excess_penalty_to_the_letter_and_nothing_below_its_bound():
+    values = sample(200)
+    method = ExcessPenalty(strength=1.0, bound=3.0, guard=0.0, epsilon=1e-9)
+    loss, slope, _ = at(values, method)
+
+    def function(v):
+        v = v.double()
+        phi = (v - v.mean(0)).square() / v.var(0, correction=0)
+        return torch.log(phi / 3.0).clamp(min=0.0).mean()
+
+    assert loss.item() == pytest.approx(function(values).item(), rel=1e-3)
+    places = [(0, 0), (5, 2), (17, 4), (100, 1)]
+    expected = numerical(function, values.double(), places, step=1e-5)
+    assert torch.allclose(torch.stack([slope[p] for p in places]).double(), expected.double(), atol=1e-6)
+    # Where nothing is above the bound there is nothing to lower.
+    loss, slope, _ = at(values, ExcessPenalty(bound=1e4))
+    assert loss == 0 and (slope == 0).all()
+
+
+def test_the_random_control_of_the_excess_takes_as_many_entries():
+    values = sample(400)
+    phi = (values - values.mean(0)).square() / values.var(0, correction=0)
+    share = (phi > 3.0).float().mean().item()
+    method = ExcessPenalty(strength=1.0, bound=3.0, guard=0.0, selection="random")
+    loss, _, _ = at(values, method)
+    mean = loss.item() / share + math.log(3.0)  # of the logarithm over the entries that chance took
+    everywhere = torch.log(phi + 1e-4)
+    error = everywhere.std().item() / math.sqrt(share * phi.numel())
+    assert mean == pytest.approx(everywhere.mean().item(), abs=4 * error)
 
 
 def test_kurtosis_penalty_to_the_letter_and_what_it_reports():
@@ -166,7 +203,10 @@ def test_dense_and_sparse_logarithms_agree():
     assert moments.selected_log(values, scale, torch.zeros_like(chosen), 1e-4) == 0
 
 
-@pytest.mark.parametrize("method", [TailPenalty(), KurtosisPenalty(), L2E(), TailPenalty(selection="random")])
+@pytest.mark.parametrize(
+    "method",
+    [TailPenalty(), KurtosisPenalty(), L2E(), TailPenalty(selection="random"), ExcessPenalty(bound=1.0)],
+)
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_few_samples_are_legal_and_give_finite_gradients(method, rows):
     before = sample(64)
@@ -177,7 +217,8 @@ def test_few_samples_are_legal_and_give_finite_gradients(method, rows):
 
 
 @pytest.mark.parametrize(
-    "method", [TailPenalty(share=0.1), KurtosisPenalty(), L2E(share=0.1), Decorrelation()]
+    "method",
+    [TailPenalty(share=0.1), KurtosisPenalty(), L2E(share=0.1), Decorrelation(), ExcessPenalty(bound=1.0)],
 )
 def test_padding_does_not_count_whatever_it_holds(method):
     values = sample(64).reshape(16, 4, 5)
@@ -324,6 +365,7 @@ def test_every_method_has_a_name_and_defaults():
         lambda: TailPenalty(share=1.5),
         lambda: TailPenalty(guard=-1),
         lambda: TailPenalty(epsilon=0),
+        lambda: ExcessPenalty(bound=0),
         lambda: KurtosisPenalty(units=0),
         lambda: KurtosisPenalty(selection="random"),
         lambda: ClassSelectivity(classes=1),

@@ -4,6 +4,7 @@ from neuronwise.train.audit import audit
 from neuronwise.train.audited import Audit
 from neuronwise.train.controller import Controller
 from neuronwise.train.decorrelation import Decorrelation
+from neuronwise.train.excess import ExcessPenalty
 from neuronwise.train.health import NeuronHealth
 from neuronwise.train.method import Method
 from neuronwise.train.methods import METHODS
@@ -28,6 +29,7 @@ __all__ = [
     "ClassSelectivity",
     "Controller",
     "Decorrelation",
+    "ExcessPenalty",
     "GatedReversal",
     "KurtosisPenalty",
     "MEmeL",

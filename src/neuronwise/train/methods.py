@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from neuronwise.errors import InvalidArgumentError, closest
 from neuronwise.train.decorrelation import Decorrelation
+from neuronwise.train.excess import ExcessPenalty
 from neuronwise.train.method import Method
 from neuronwise.train.monoscore import MonoScoreReward
 from neuronwise.train.penalties import L2E, KurtosisPenalty, TailPenalty
@@ -28,6 +29,7 @@ METHODS: Mapping[str, type[Method]] = MappingProxyType(
         for kind in (
             ClassSelectivity,
             Decorrelation,
+            ExcessPenalty,
             GatedReversal,
             KurtosisPenalty,
             L2E,
