@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neuronwise.errors import DataError, InvalidArgumentError, SiteNotFoundError
-from neuronwise.sites import Site
+from neuronwise.sites import Site, Sites, find_sites
 from neuronwise.store import load_result
 from neuronwise.train import (
     Audit,
@@ -43,9 +43,10 @@ def network(seed):
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
-def plan_of(make_model, data, inhibitors, **changes):
+def plan_of(make_model, data, inhibitors, *, sites=None, **changes):
     settings = {
-        "seeds": (0,), "sites": None, "steps": None, "epochs": 2, "batch_size": 32, "schedule": None,
+        "seeds": (0,), "sites": sites or find_sites(make_model(0)), "steps": None,
+        "epochs": 2, "batch_size": 32, "schedule": None,
         "clip_norm": None, "augment": None, "metric": None, "embeddings": None, "measures": ("phi_top",),
         "rotation": False, "probes": 1, "one_step": 1, "one_step_rate": 0.01, "timed": 0, "unit": "feature",
         "horizon": 10, "start": 1, "examples": 500, "sample": 1000,
@@ -141,7 +142,7 @@ def test_one_step_of_a_linear_layer_is_as_computed_by_hand():
     x = torch.tensor([[3.0], [-1.0], [-1.0], [-1.0]])
     y = 4 * x
     methods = [ReversedDeactivation(), NaiveDeactivation(variant="a"), NaiveDeactivation(variant="b")]
-    sites = [Site("line", "output", width=1)]
+    sites = Sites([Site("line", "output", width=1)])
     plan = plan_of(
         lambda seed: Line(), ((x, y), (x, y)), methods, batch_size=4, one_step_rate=0.001, sites=sites
     )

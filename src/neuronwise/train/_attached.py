@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
@@ -111,7 +111,7 @@ def sites_of(model: nn.Module, sites: Any) -> Sites:
     """
     if sites is None:
         found = find_sites(model)
-    elif isinstance(sites, str) or (isinstance(sites, list) and sites and isinstance(sites[0], str)):
+    elif isinstance(sites, str) or (isinstance(sites, Sequence) and sites and isinstance(sites[0], str)):
         found = find_sites(model, sites)
     else:
         found = Sites.of(sites)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.hooks import device_of
 from neuronwise.observe.statistics import Unit
-from neuronwise.sites import Sites, find_sites
+from neuronwise.sites import Sites
 from neuronwise.train._audit_data import Loss, Metric, Split
 from neuronwise.train.controller import Controller
 from neuronwise.train.method import Method
 from neuronwise.train.methods import method_of
 from neuronwise.train.monosemanticity import Monosemanticity
 
-__all__ = ["NONE", "Audited", "Plan", "audited", "control_of", "seeded"]
+__all__ = ["NONE", "Audited", "Plan", "audited", "control_of", "new_model", "seeded"]
 
 #: The name of the runs that nothing acts on.
 NONE = "none"
@@ -54,7 +54,7 @@ class Plan:
     split: Callable[[int], Split]
     rows: tuple[Audited, ...]
     seeds: tuple[int, ...]
-    sites: Any
+    sites: Sites
     steps: int | None
     epochs: int
     batch_size: int
@@ -94,23 +94,10 @@ class Plan:
 
     def model(self, seed: int, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """Return a fresh model; with a state, with those weights and buffers."""
-        model = self.make_model(seed)
-        if not isinstance(model, nn.Module):
-            raise InvalidArgumentError(
-                f"make_model must return a torch.nn.Module, not {type(model).__name__}."
-            )
+        model = new_model(self.make_model, seed)
         if state is not None:
             model.load_state_dict(state)
         return model
-
-    def sites_of(self, model: nn.Module) -> Sites:
-        """Return the sites that are audited."""
-        sites = self.sites
-        if sites is None:
-            return find_sites(model)
-        if isinstance(sites, str) or (isinstance(sites, Sequence) and sites and isinstance(sites[0], str)):
-            return find_sites(model, sites)
-        return Sites.of(sites)
 
     def watcher(
         self, model: nn.Module, method: Method | None, *, horizon: int | None, start: int, seed: int = 0
@@ -118,7 +105,7 @@ class Plan:
         """Return what acts on a model, not attached yet."""
         return Monosemanticity(
             model,
-            self.sites_of(model),
+            self.sites,
             method,
             unit=self.unit,
             horizon=horizon,
@@ -136,12 +123,48 @@ class Plan:
             embeddings=None if self.embeddings is None else self.embeddings(batch),
         )
 
+    def whole_loss(self, model: nn.Module, batch: Any, mono: Monosemanticity | None) -> Tensor:
+        """Return the loss of the task, and with it that of what acts on the model."""
+        if mono is None:
+            return self.loss(model, batch)
+        self.tell(mono, batch)
+        return self.loss(model, batch) + mono.loss()
+
+    def train_step(
+        self,
+        model: nn.Module,
+        batch: Any,
+        mono: Monosemanticity | None,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        """Do one step of training."""
+        loss = self.whole_loss(model, batch, mono)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.clip_norm)
+        optimizer.step()
+        if mono is not None:
+            mono.step()
+
     def batch(self, split: Split, rows: Tensor, model: nn.Module, seed: int) -> Any:
         """Return a batch to train on, augmented if that is wanted."""
         batch = split.train.take(rows, device_of(model))
         if self.augment is None:
             return batch
         return self.augment(batch, torch.Generator().manual_seed(seed))
+
+
+def new_model(make_model: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    """Return what the user's function makes.
+
+    Raises:
+        InvalidArgumentError: If that is no module.
+    """
+    model = make_model(seed)
+    if not isinstance(model, nn.Module):
+        raise InvalidArgumentError(f"make_model must return a torch.nn.Module, not {type(model).__name__}.")
+    return model
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Meter:
                 measured = monosemanticity(
                     model,
                     self.held_out,
-                    plan.sites_of(model),
+                    plan.sites,
                     reference=self.reference,
                     unit=plan.unit,
                     measures=plan.measures,
@@ -138,28 +138,16 @@ def run(
         mono = None
         if row.method is not None:
             mono = plan.watcher(model, row.method, horizon=plan.horizon, start=plan.start, seed=seed)
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = plan.optimizer(parameters)
+        optimizer = plan.optimizer([p for p in model.parameters() if p.requires_grad])
         schedule = None if plan.schedule is None else plan.schedule(optimizer, total)
         with nullcontext() if mono is None else mono.attached():
             readings[0] = meter.read(model, whole=True) if first is None else first
             model.train()
             for step, rows in enumerate(plan.order(len(split.train), seed), 1):
                 batch = plan.batch(split, rows, model, seed * 1_000_003 + step)
-                if mono is not None:
-                    plan.tell(mono, batch)
-                loss = plan.loss(model, batch)
-                if mono is not None:
-                    loss = loss + mono.loss()
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                if plan.clip_norm is not None:
-                    nn.utils.clip_grad_norm_(parameters, plan.clip_norm)
-                optimizer.step()
+                plan.train_step(model, batch, mono, optimizer)
                 if schedule is not None:
                     schedule.step()
-                if mono is not None:
-                    mono.step()
                 if step in probes:
                     readings[step] = meter.read(model, whole=step == total)
                     model.train()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from neuronwise.data import model_card
 from neuronwise.engine import blocks_of, map_reduce, progress_bar
 from neuronwise.observe.statistics import Unit
-from neuronwise.sites import Site, Sites
+from neuronwise.sites import Site
 from neuronwise.store import Manifest
+from neuronwise.train._attached import sites_of
 from neuronwise.train._audit_checks import (
     check_numbers,
     measures_of,
@@ -25,7 +26,7 @@ from neuronwise.train._audit_checks import (
 from neuronwise.train._audit_data import Loss, Metric, Split, default_loss, default_metric, split_of
 from neuronwise.train._audit_figures import audit_tables
 from neuronwise.train._audit_job import AuditJob, Records
-from neuronwise.train._audit_plan import Plan, audited, seeded
+from neuronwise.train._audit_plan import Plan, audited, new_model, seeded
 from neuronwise.train._audit_words import aim_of, verdicts_of
 from neuronwise.train.audited import Audit
 
@@ -177,16 +178,15 @@ def audit(
     first = split(numbers[0])
     wanted = measures_of(measures, by, first)
     refuse_missing(rows[1:], wanted, first, embeddings)
+    with seeded(numbers[0]):
+        model = new_model(make_model, numbers[0])
+    places = sites_of(model, sites)
     plan = Plan(
         make_model=make_model,
         split=split,
         rows=rows,
         seeds=numbers,
-        sites=sites
-        if sites is None or isinstance(sites, str)
-        else list(sites)
-        if not isinstance(sites, Site)
-        else [sites],
+        sites=places,
         steps=steps,
         epochs=epochs,
         batch_size=batch_size,
@@ -209,9 +209,6 @@ def audit(
         examples=examples,
         sample=sample,
     )
-    with seeded(numbers[0]):
-        model = plan.model(numbers[0])
-    places = plan.sites_of(model)
     refuse_short(plan, len(first.train))
     card = model_card(model, model_name)
     about = {**settings_of(plan, first), "sites": list(places.names), "by": by, "without_control": without}
@@ -227,13 +224,12 @@ def audit(
             checkpoint_every=0.0,
             on_block=on_block,
         )
-    return _result(records, plan, places, card, about, first, sorted(less_is_better))
+    return _result(records, plan, card, about, first, sorted(less_is_better))
 
 
 def _result(
     records: Records,
     plan: Plan,
-    places: Sites,
     card: Mapping[str, Any],
     about: dict[str, Any],
     first: Split,
@@ -268,4 +264,4 @@ def _result(
             "fingerprint": first.train.digest(),
         },
     )
-    return Audit({"sites": places.to_frame(), **tables}, manifest)
+    return Audit({"sites": plan.sites.to_frame(), **tables}, manifest)
