@@ -155,6 +155,27 @@ def test_the_gate_counts_how_often_the_condition_holds():
     mono.detach()
 
 
+def test_known_statistics_act_at_once_by_a_threshold_that_has_settled():
+    model, x = model_and_batch()
+    known = warmed(model, x, None)
+    known.detach()
+    hidden = torch.tanh(model[0](x)).detach()
+    phi = known.statistics[SITE.name].score(hidden)
+    mono = Monosemanticity(model, SITE, ReversedDeactivation(top=0.25, per="threshold"), start=10)
+    mono.start_from(known.statistics, {SITE.name: phi})
+    seen = {}
+    handle = model[2].register_forward_pre_hook(lambda m, args: seen.update(value=args[0]))
+    with mono.attached():
+        model(x)
+    handle.remove()
+    assert (
+        seen["value"] != hidden
+    ).sum() == 0.25 * phi.numel() - 1  # all above the level, without the one at it
+    assert torch.equal(mono.statistics[SITE.name].mean, known.statistics[SITE.name].mean)
+    with pytest.raises(InvalidArgumentError, match="no statistics of 1:output"):
+        mono.start_from({})
+
+
 def test_padding_is_never_chosen_and_constant_sites_are_left_alone():
     model, x = model_and_batch()
     mono = Monosemanticity(model, SITE, ReversedDeactivation(top=0.5, selection="random"), start=0)

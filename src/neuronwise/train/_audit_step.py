@@ -84,7 +84,7 @@ def one_step(
     model.load_state_dict(state)
     tested = [row for row in plan.rows if _is_tested(row.method)]
     tallies = {(row.inhibitor, row.control): _Tally() for row in tested}
-    held = np.zeros(2)
+    watcher = plan.watcher(model, ReversedDeactivation(watch=True), horizon=None, start=0)
     for number, rows in enumerate(torch.split(drawn, plan.batch_size)[: plan.one_step]):
         batch = split.train.take(rows, device_of(model))
         chance = seed * 1_000_003 + number
@@ -96,9 +96,9 @@ def one_step(
             model.load_state_dict(state)
             plain = after if row.inhibitor == NONE else plain
             _count(tallies[row.inhibitor, row.control], before, after, plain)
-        held += _condition(plan, model, batch, known, chance)
+        _watch_condition(plan, model, batch, known, watcher, chance)
     found = {key: _figures(tally) for key, tally in tallies.items()}
-    found[NONE, False]["sign_condition"] = float(held[0] / held[1]) if held[1] else np.nan
+    found[NONE, False]["sign_condition"] = watcher.log().get("condition", np.nan)
     found[NONE, False].pop("below_plain")
     return found
 
@@ -108,12 +108,13 @@ def _is_tested(method: Method | None) -> bool:
     return method is None or not (method.always or isinstance(method, Controller))
 
 
-def _primed(plan: Plan, model: nn.Module, method: Method, known: Monosemanticity) -> Monosemanticity:
-    """Return a method with known statistics, which acts at once."""
+def _primed(
+    plan: Plan, model: nn.Module, method: Method, known: Monosemanticity, before: Phis | None = None
+) -> Monosemanticity:
+    """Return a method with known statistics, which acts at once, by a threshold that has settled."""
     mono = plan.watcher(model, method, horizon=None, start=0)
-    for name, statistics in mono.statistics.items():
-        statistics.load_state_dict(known.statistics[name].state_dict())
-    mono._engine.steps = 1
+    scores = {name: torch.cat([part.flatten() for part in parts]) for name, parts in (before or {}).items()}
+    mono.start_from(known.statistics, scores)
     return mono
 
 
@@ -127,12 +128,7 @@ def _phis(plan: Plan, model: nn.Module, batch: Any, known: Monosemanticity, chan
 def _gradients(plan: Plan, model: nn.Module, batch: Any, mono: Monosemanticity | None, chance: int) -> None:
     model.zero_grad()
     with seeded(chance), nullcontext() if mono is None else mono.attached():
-        if mono is not None:
-            plan.tell(mono, batch)
-        loss = plan.loss(model, batch)
-        if mono is not None:
-            loss = loss + mono.loss()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(plan.whole_loss(model, batch, mono))
 
 
 def _step(
@@ -144,13 +140,7 @@ def _step(
     chance: int,
     before: Phis,
 ) -> None:
-    mono = None if method is None else _primed(plan, model, method, known)
-    if mono is not None:
-        for site, state in zip(mono.sites, mono._states, strict=True):
-            if state.share is not None:  # a threshold that has settled
-                phi = torch.cat([part.flatten() for part in before[site.name]])
-                count = max(1, round(state.share * phi.numel()))
-                state.threshold.fill_(float(phi.topk(count).values[-1]))
+    mono = None if method is None else _primed(plan, model, method, known, before)
     _gradients(plan, model, batch, mono, chance)
     torch.optim.SGD(model.parameters(), lr=plan.one_step_rate).step()
 
@@ -180,18 +170,15 @@ def _figures(tally: _Tally) -> dict[str, float]:
     }
 
 
-def _condition(
-    plan: Plan, model: nn.Module, batch: Any, known: Monosemanticity, chance: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return for how many of the highest entries the lemma's sign condition holds, and how many have a gradient."""
-    mono = _primed(plan, model, ReversedDeactivation(watch=True), known)
-    with mono.attached():
-        model.zero_grad()
-        with seeded(chance):
-            torch.autograd.backward(plan.loss(model, batch))
-        tallies = torch.stack([state.tally for state in mono._states])
+def _watch_condition(
+    plan: Plan, model: nn.Module, batch: Any, known: Monosemanticity, watcher: Monosemanticity, chance: int
+) -> None:
+    """Let a watcher count for how many of the highest entries the lemma's sign condition holds."""
+    watcher.start_from(known.statistics)
+    with seeded(chance), watcher.attached():
+        torch.autograd.backward(plan.loss(model, batch))
+        watcher.step()
     model.zero_grad()
-    return tallies.sum(0).cpu().numpy().astype(np.float64)
 
 
 def costs(
@@ -233,16 +220,7 @@ def _timed(
     with nullcontext() if mono is None else mono.attached():
         _wait(model)
         cpu, wall = time.process_time(), time.perf_counter()
-        if mono is not None:
-            plan.tell(mono, batch)
-        loss = plan.loss(model, batch)
-        if mono is not None:
-            loss = loss + mono.loss()
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        if mono is not None:
-            mono.step()
+        plan.train_step(model, batch, mono, optimizer)
         _wait(model)
         return np.array([time.process_time() - cpu, time.perf_counter() - wall])
 

@@ -15,6 +15,7 @@ from neuronwise.sites import Site
 from neuronwise.train._attached import Mask
 from neuronwise.train._rules import add_loss, announce
 from neuronwise.train._state import SiteState
+from neuronwise.train._statistics import StepStatistics
 from neuronwise.train.controller import Controller, ControlState
 from neuronwise.train.method import Method
 from neuronwise.train.view import View
@@ -142,6 +143,21 @@ class Engine(Exact):
         self.taken = False
         for state in self._state_of.values():
             state.discard()
+
+    def start_from(self, known: Mapping[str, StepStatistics], scores: Mapping[str, Tensor]) -> None:
+        """Take over statistics, and act at once.
+
+        Raises:
+            InvalidArgumentError: If there are none of a site, or they are of another width or unit.
+        """
+        missing = [name for name in self._state_of if name not in known]
+        if missing:
+            raise InvalidArgumentError(f"There are no statistics of {', '.join(missing[:5])} to start from.")
+        for name, state in self._state_of.items():
+            state.statistics.load_state_dict(known[name].state_dict())
+            if name in scores:
+                state.settle(scores[name])
+        self.steps = self.start + 1
 
     def get_extra_state(self) -> Tensor:
         """Return what is no tensor, as JSON in bytes."""

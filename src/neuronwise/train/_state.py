@@ -64,6 +64,13 @@ class SiteState(Exact):
             torch.stack([figure.detach().to(self.reported), torch.ones_like(self.reported[1])])
         )
 
+    @torch.no_grad()
+    def settle(self, scores: Tensor) -> None:
+        """Set the threshold to the level that its share of some scores reaches; nothing where there is none."""
+        if self.share is not None:
+            count = max(1, round(self.share * scores.numel()))
+            self.threshold.fill_(scores.flatten().topk(count).values[-1])
+
     def commit(self) -> Exchange:
         """Take in the step, over all processes, and begin anew."""
         yield from self._settle()

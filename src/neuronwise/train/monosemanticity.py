@@ -175,6 +175,20 @@ class Monosemanticity(Attached):
         """
         self._engine.expect(labels, embeddings, mask)
 
+    def start_from(
+        self, statistics: Mapping[str, StepStatistics], scores: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Score by known statistics from now on, and act at once, without a warm-up.
+
+        Args:
+            statistics: The :attr:`statistics` of another one of the same sites and unit; they are copied.
+            scores: Phi of any shape by the site's name, from which a moving threshold begins.
+
+        Raises:
+            InvalidArgumentError: If the statistics are of other sites, widths or units.
+        """
+        self._engine.start_from(statistics, scores or {})
+
     def discard(self) -> None:
         """Forget the forward passes since the last step, as if they had not been."""
         self._engine.discard()
