@@ -243,7 +243,7 @@ class Monosemanticity(Attached):
         any site) and ``skipped_steps`` (of the optimiser); ``condition`` (how often the lemma's sign condition held,
         where it is watched); and what the method itself reports.
         """
-        states = list(self._states)
+        states = self._states
         figures: dict[str, float] = {
             "loss": 0.0 if self._last_loss is None else float(self._last_loss),
             "steps": float(self.steps),
@@ -258,9 +258,8 @@ class Monosemanticity(Attached):
                 figures[f"{name}/{site.name}"] = value
                 by_site.setdefault(name, []).append(value)
         figures |= {name: sum(values) / len(values) for name, values in by_site.items()}
-        held, looked_at = (
-            sum((state.condition for state in states), torch.zeros(())).tolist() if states else (0, 0)
-        )
+        # As numbers, since the sites of one model may be on several devices.
+        held, looked_at = map(sum, zip(*(state.condition.tolist() for state in states), strict=True))
         if looked_at:
             figures["condition"] = held / looked_at
         return figures
