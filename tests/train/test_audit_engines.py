@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from neuronwise.errors import ResultError
 from neuronwise.train import audit
 
 QUICK = {
@@ -52,3 +53,15 @@ def test_an_interrupted_audit_goes_on_where_it_was(whole, tmp_path):
 
     assert_same(audit(counted, blobs(), "tail", **options), whole)
     assert trained.count(0) < trained.count(1)  # the first seed makes a model only to look for its sites
+
+
+@pytest.mark.parametrize("what", ["held_out", "measured_on"])
+def test_an_audit_of_other_held_out_data_is_not_gone_on_with(what, tmp_path):
+    x, y = blobs()
+    options = {**QUICK, "checkpoint": tmp_path / "state", "held_out": (x[:30], y[:30])}
+    options["measured_on"] = x[:30], y[:30]
+    with pytest.raises(KeyboardInterrupt):
+        audit(functools.partial(network, stop_at=1), (x[30:], y[30:]), "tail", **options)
+    options[what] = x[:30] + 1, y[:30]
+    with pytest.raises(ResultError, match="not a checkpoint of this pass"):
+        audit(network, (x[30:], y[30:]), "tail", **options)

@@ -10,6 +10,7 @@ from neuronwise.errors import InvalidArgumentError
 from neuronwise.observe.measures import MEASURES, chosen_measures
 from neuronwise.train._audit_data import Split
 from neuronwise.train._audit_plan import Audited, Plan
+from neuronwise.train.method import positive
 
 __all__ = ["check_numbers", "measures_of", "refuse_missing", "refuse_short", "settings_of"]
 
@@ -28,13 +29,19 @@ WITHOUT_LABELS = (
 WITH_LABELS = ("feature_phi", "false_killing_rate", "class_selectivity", "auc", "mutual_information")
 
 
-def check_numbers(seeds: Sequence[int], *, steps: int | None, **counts: int) -> None:
-    """Refuse seeds that are not different, and counts below 1."""
+def check_numbers(
+    seeds: Sequence[int], *, steps: int | None, one_step: int, timed: int, one_step_rate: float, **counts: int
+) -> None:
+    """Refuse seeds that are not different, and numbers that are too small."""
     if not seeds or len(set(seeds)) < len(seeds):
         raise InvalidArgumentError(f"seeds must be one or more different numbers, not {list(seeds)}.")
     for name, value in {**counts, "steps": 1 if steps is None else steps}.items():
         if value < 1:
             raise InvalidArgumentError(f"{name} must be at least 1, not {value}.")
+    for name, value in (("one_step", one_step), ("timed", timed)):
+        if value < 0:
+            raise InvalidArgumentError(f"{name} must be at least 0, not {value}.")
+    positive("one_step_rate", one_step_rate)
 
 
 def measures_of(wanted: Sequence[str] | None, by: str, split: Split) -> tuple[str, ...]:

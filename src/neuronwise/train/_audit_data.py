@@ -120,6 +120,13 @@ class Split:
         """The held-out inputs that neurons are measured on."""
         return self.test if self.measured is None else self.measured
 
+    def digest(self) -> str:
+        """Return a hash of all numbers that are trained and measured on."""
+        parts = [self.train.tree, self.test.tree]
+        if self.measured is not None:
+            parts += [self.measured.tree, self.labels]
+        return Examples(tuple(parts)).digest()
+
 
 def split_of(data: Any, held_out: Any, measured: Any) -> Callable[[int], Split]:
     """Return a function from a seed to what it trains on and is measured on.

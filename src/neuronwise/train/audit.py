@@ -172,6 +172,9 @@ def audit(
         examples=examples,
         sample=sample,
         steps=steps,
+        one_step=one_step,
+        one_step_rate=one_step_rate,
+        timed=timed,
     )
     rows, without = audited(inhibitors, controls=controls)
     split = split_of(data, held_out, measured_on)
@@ -212,7 +215,8 @@ def audit(
     refuse_short(plan, len(first.train))
     card = model_card(model, model_name)
     about = {**settings_of(plan, first), "sites": list(places.names), "by": by, "without_control": without}
-    job = AuditJob(plan, {**about, "model": card, "data": first.train.digest()})
+    digest = first.digest()
+    job = AuditJob(plan, {**about, "model": card, "data": digest})
     with progress_bar("Auditing", len(numbers), shown=progress) as on_block:
         records = map_reduce(
             job,
@@ -224,7 +228,7 @@ def audit(
             checkpoint_every=0.0,
             on_block=on_block,
         )
-    return _result(records, plan, card, about, first, sorted(less_is_better))
+    return _result(records, plan, card, about, first, digest, sorted(less_is_better))
 
 
 def _result(
@@ -233,6 +237,7 @@ def _result(
     card: Mapping[str, Any],
     about: dict[str, Any],
     first: Split,
+    digest: str,
     less_is_better: list[str],
 ) -> Audit:
     tables = audit_tables(records)
@@ -261,7 +266,7 @@ def _result(
             "examples": len(first.train) + len(first.test),
             "train": len(first.train),
             "held_out": len(first.test),
-            "fingerprint": first.train.digest(),
+            "fingerprint": digest,
         },
     )
     return Audit({"sites": plan.sites.to_frame(), **tables}, manifest)
