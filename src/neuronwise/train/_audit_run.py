@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from neuronwise.errors import DataError
 from neuronwise.hooks import device_of
 from neuronwise.observe import monosemanticity
-from neuronwise.train._audit_data import Split
+from neuronwise.train._audit_data import Examples, Split
 from neuronwise.train._audit_plan import Audited, Plan, seeded
 
 __all__ = ["Meter", "Reading", "numbers", "run"]
@@ -37,7 +36,8 @@ class Meter:
 
     def __init__(self, plan: Plan, split: Split, seed: int) -> None:
         self.plan, self.split, self.seed = plan, split, seed
-        self.reference = _some(split.train, plan.examples, seed).corpus(None, "reference")
+        some = split.train.part(_rows(len(split.train), plan.examples, seed))
+        self.reference = some.corpus(None, "reference")
         shown, labels = split.shown, split.labels
         rows = _rows(len(shown), plan.examples, seed)
         self.held_out = shown.part(rows).corpus(None if labels is None else labels[rows], "held out")
@@ -79,7 +79,7 @@ class Meter:
         try:
             with torch.no_grad():
                 total = sum(
-                    float(self.plan.loss(model, batch)) * _length(batch)
+                    float(self.plan.loss(model, batch)) * len(Examples(batch))
                     for batch in self.split.test.batches(size, device)
                 )
                 figures = {"loss": total / len(self.split.test)}
@@ -154,17 +154,7 @@ def run(
     return readings, {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def _length(batch: Any) -> int:
-    while not isinstance(batch, Tensor):
-        batch = batch[0] if isinstance(batch, tuple) else next(iter(batch.values()))
-    return len(batch)
-
-
 def _rows(total: int, most: int, seed: int) -> Tensor:
     """Return which examples are measured: all, or some drawn at random, in their order."""
     drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:most]
     return drawn.sort().values
-
-
-def _some(examples: Any, most: int, seed: int) -> Any:
-    return examples.part(_rows(len(examples), most, seed))
