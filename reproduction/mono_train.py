@@ -18,6 +18,7 @@ from neuronwise.train import Method, Monosemanticity, audit
 
 WARM = 0.05  # of the steps, in which the learning rate rises
 CLIP = 1.0
+START = 10  # steps before an inhibitor acts, or a share of the run if that is later
 MEASURES = ("phi_above_9", "phi_top", "kurtosis")
 WITH_LABELS = ("feature_phi", "false_killing_rate", "class_selectivity")
 EXAMPLES = 128  # that neurons are measured on, and as many for the statistics
@@ -67,8 +68,12 @@ def audited(
     controls: bool = True,
     one_step: int = 0,
     classes: bool = False,
+    begin: float = 0.0,
 ) -> dict[str, Any]:
-    """Audit inhibitors with one seed, and return what was read of every model: ``{row: {figure: value}}``."""
+    """Audit inhibitors with one seed, and return what was read of every model: ``{row: {figure: value}}``.
+
+    They begin to act after a share ``begin`` of the run.
+    """
     found = audit(
         area.model,
         area.train,
@@ -81,6 +86,7 @@ def audited(
         optimizer=optimizer_of(area),
         schedule=schedule,
         clip_norm=CLIP,
+        start=max(START, round(begin * area.steps)),
         augment=None if area.augment is None else partial(jitter_of, area),
         loss=partial(loss_of, area),
         metric=accuracy if area.told else None,

@@ -32,16 +32,16 @@ class ExcessPenalty(Guarded):
         epsilon: See :class:`Guarded`.
         floor: See :class:`Guarded`.
         guard: See :class:`Guarded`.
-        bound: b, what phi may be; 9 is three standard deviations.
+        bound: b, what phi may be. A bound somewhat below the one that counts acts before it is passed.
 
     Source: ours. The mean logarithm above a bound is what Hill's estimator of a tail's weight is made of (Annals of
     Statistics 3, 1975).
     """
 
     name: ClassVar[str] = "excess"
-    strength: float = 5.0
+    strength: float = 2.0
     guard: float = 0.2
-    bound: float = 9.0
+    bound: float = 5.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
