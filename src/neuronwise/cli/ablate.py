@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from neuronwise.cli.observe import refuse_used
 from neuronwise.cli.options import (
     BatchSize,
     CorpusName,
@@ -20,6 +19,7 @@ from neuronwise.cli.options import (
     MaxLength,
     MaxTokens,
     ModelName,
+    OutToo,
     Overwrite,
     Seed,
     Separator,
@@ -27,6 +27,7 @@ from neuronwise.cli.options import (
     Threads,
     open_corpus,
     open_model,
+    refuse_used,
 )
 from neuronwise.cli.report import observed
 from neuronwise.cli.running import running, torch_threads
@@ -131,9 +132,7 @@ def ablate(
             help="What is measured: next_token_loss, class_loss, kl or output_change. Default: what suits the model.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Save the result there too.")
-    ] = None,
+    out: OutToo = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     threads: Threads = None,

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neuronwise.cli.options import (
     BatchSize,
+    Checkpoint,
     CorpusName,
     Device,
     Dtype,
+    Engine,
+    EngineName,
     Json,
     LabelFields,
     Limit,
     MaxLength,
     MaxTokens,
     ModelName,
+    Out,
     Overwrite,
     Seed,
     Separator,
+    SiteNames,
     TextField,
     Threads,
+    Workers,
     open_corpus,
     open_model,
     pick_sites,
+    refuse_used,
 )
 from neuronwise.cli.running import running, torch_threads
 from neuronwise.cli.selective import brief, selective
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
     from neuronwise.data import Corpus
     from neuronwise.observe import Activity, Reducer
 
-__all__ = ["EXAMPLES", "Engine", "observe", "refuse_used"]
+__all__ = ["EXAMPLES", "observe"]
 
 EXAMPLES = (
     "neuronwise observe stories260k stories --out activity",
@@ -47,26 +52,11 @@ EXAMPLES = (
 _SHOWN = 10
 
 
-class Engine(StrEnum):
-    """Where a pass runs."""
-
-    local = "local"
-    processes = "processes"
-    ray = "ray"
-
-
 def observe(
     model: ModelName,
     corpus: CorpusName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
-    sites: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sites",
-            metavar="GLOB",
-            help="Only these sites; as --where of neuronwise sites. Default: all that are found.",
-        ),
-    ] = None,
+    out: Out,
+    sites: SiteNames = None,
     reducers: Annotated[
         str | None,
         typer.Option(
@@ -76,30 +66,12 @@ def observe(
             "Default: all. Class means come with --label-field.",
         ),
     ] = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            "--engine",
-            help="This process, worker processes (extra: processes), or a Ray cluster (extra: ray).",
-        ),
-    ] = Engine.local,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", min=1, metavar="N", help="Workers of processes or ray. Default: one a core."
-        ),
-    ] = None,
+    engine: EngineName = Engine.local,
+    workers: Workers = None,
     threads: Threads = None,
     batch_size: BatchSize = 16,
     max_tokens: MaxTokens = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            help="Save the state there every half minute, and go on from it when it is there. Removed at the end.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -154,16 +126,6 @@ def observe(
             screen.title("The most selective neurons (largest kurtosis), each where it is strongest")
             screen.table(brief(strongest), digits=3)
         screen.line(f"Saved in {out}. Next: neuronwise report {out}")
-
-
-def refuse_used(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that is in use before the long pass, not after it."""
-    from neuronwise.errors import WriteError
-
-    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise WriteError(
-            f"{out} exists already. Choose another folder with --out, or replace it with --overwrite."
-        )
 
 
 def _reducers(wanted: str | None, data: Corpus, fields: list[str]) -> list[Reducer | str] | None:

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchSize",
+    "Checkpoint",
     "CorpusName",
     "Device",
     "Dtype",
+    "Engine",
+    "EngineName",
     "Folder",
     "Json",
     "LabelFields",
@@ -29,15 +32,20 @@ __all__ = [
     "MaxLength",
     "MaxTokens",
     "ModelName",
+    "Out",
+    "OutToo",
     "Overwrite",
     "Seed",
     "Separator",
+    "SiteNames",
     "TextField",
     "Threads",
     "Weights",
+    "Workers",
     "open_corpus",
     "open_model",
     "pick_sites",
+    "refuse_used",
 ]
 
 _CORPUS, _MODEL = "Corpus", "Model"
@@ -69,6 +77,14 @@ class Weights(StrEnum):
     float16 = "float16"
 
 
+class Engine(StrEnum):
+    """Where a pass runs."""
+
+    local = "local"
+    processes = "processes"
+    ray = "ray"
+
+
 Device = Annotated[
     str,
     typer.Option(
@@ -90,8 +106,38 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A result folder,
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON document to standard output, and nothing else there.")
 ]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")]
+OutToo = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Save the result there too.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it is there already.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is random.")]
+SiteNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sites",
+        metavar="GLOB",
+        help="Only these sites; as --where of neuronwise sites. Default: all that are found.",
+    ),
+]
+EngineName = Annotated[
+    Engine,
+    typer.Option(
+        "--engine", help="This process, worker processes (extra: processes), or a Ray cluster (extra: ray)."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, metavar="N", help="Workers of processes or ray. Default: one a core."),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        metavar="FILE",
+        help="Save the state there now and then, and go on from it when it is there. Removed at the end.",
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -145,6 +191,16 @@ LabelFields = Annotated[
         "feature such as Number.",
     ),
 ]
+
+
+def refuse_used(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that is in use before the long pass, not after it."""
+    from neuronwise.errors import WriteError
+
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise WriteError(
+            f"{out} exists already. Choose another folder with --out, or replace it with --overwrite."
+        )
 
 
 def open_model(source: str, *, device: str, dtype: Weights | None) -> LoadedModel:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from neuronwise.cli.design.options import (
     Bases,
-    Checkpoint,
     Confidence,
     ConfidenceBy,
     Drop,
@@ -22,12 +20,21 @@ from neuronwise.cli.design.options import (
     Target,
     Task,
     TaskName,
-    Workers,
     open_table,
     widths,
 )
-from neuronwise.cli.observe import Engine, refuse_used
-from neuronwise.cli.options import Json, Overwrite, Seed, Threads
+from neuronwise.cli.options import (
+    Checkpoint,
+    Engine,
+    EngineName,
+    Json,
+    Out,
+    Overwrite,
+    Seed,
+    Threads,
+    Workers,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 __all__ = ["EXAMPLES", "compare"]
@@ -42,7 +49,7 @@ EXAMPLES = (
 def compare(
     table: TableName,
     target: Target,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    out: Out,
     learners: Annotated[
         str | None,
         typer.Option(
@@ -76,9 +83,7 @@ def compare(
     drop: Drop = None,
     encode: Encode = False,
     drop_missing: DropMissing = False,
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, worker processes, or a Ray cluster.")
-    ] = Engine.local,
+    engine: EngineName = Engine.local,
     workers: Workers = None,
     threads: Threads = None,
     checkpoint: Checkpoint = None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,11 +20,19 @@ from neuronwise.cli.design.options import (
     Target,
     Task,
     TaskName,
-    Workers,
     open_table,
 )
-from neuronwise.cli.observe import Engine, refuse_used
-from neuronwise.cli.options import Json, Overwrite, Seed, Threads
+from neuronwise.cli.options import (
+    Engine,
+    EngineName,
+    Json,
+    OutToo,
+    Overwrite,
+    Seed,
+    Threads,
+    Workers,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 __all__ = ["EXAMPLES", "discover"]
@@ -52,9 +59,7 @@ class Scale(StrEnum):
 def discover(
     table: TableName,
     target: Target,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")
-    ] = None,
+    out: OutToo = None,
     method: Annotated[
         str,
         typer.Option(
@@ -95,9 +100,7 @@ def discover(
     drop: Drop = None,
     encode: Encode = False,
     drop_missing: DropMissing = False,
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, worker processes, or a Ray cluster.")
-    ] = Engine.local,
+    engine: EngineName = Engine.local,
     workers: Workers = None,
     threads: Threads = None,
     overwrite: Overwrite = False,

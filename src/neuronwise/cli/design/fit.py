@@ -22,8 +22,13 @@ from neuronwise.cli.design.options import (
     open_table,
     widths,
 )
-from neuronwise.cli.observe import refuse_used
-from neuronwise.cli.options import Json, Overwrite, Seed, Threads
+from neuronwise.cli.options import (
+    Json,
+    Overwrite,
+    Seed,
+    Threads,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 from neuronwise.errors import InvalidArgumentError, NotAResultError, counted
 from neuronwise.files import atomic_file, table_file

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bases",
-    "Checkpoint",
     "Confidence",
     "ConfidenceBy",
     "Drop",
@@ -30,7 +29,6 @@ __all__ = [
     "Target",
     "Task",
     "TaskName",
-    "Workers",
     "left_out",
     "open_table",
     "widths",
@@ -129,18 +127,6 @@ Resamples = Annotated[
 ]
 Hidden = Annotated[
     str, typer.Option("--hidden", metavar="A,B,...", help="Widths of the hidden layers of the networks.")
-]
-Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, metavar="N", help="Workers of processes or ray. Default: one a core."),
-]
-Checkpoint = Annotated[
-    Path | None,
-    typer.Option(
-        "--checkpoint",
-        metavar="FILE",
-        help="Save the state there now and then, and go on from it when it is there. Removed at the end.",
-    ),
 ]
 
 

@@ -19,8 +19,18 @@ from neuronwise.cli.facts.options import (
     warn_of_other_model,
 )
 from neuronwise.cli.facts.outcome import finish
-from neuronwise.cli.observe import refuse_used
-from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Seed, Threads, open_model
+from neuronwise.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    Out,
+    Overwrite,
+    Seed,
+    Threads,
+    open_model,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 if TYPE_CHECKING:
@@ -232,7 +242,7 @@ def erase(
 def evaluate(
     model: ModelName,
     facts: FactsName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    out: Out,
     method: Annotated[
         list[str],
         typer.Option(

@@ -19,8 +19,20 @@ from neuronwise.cli.facts.options import (
     show_problems,
     warn_of_other_model,
 )
-from neuronwise.cli.observe import Engine, refuse_used
-from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Seed, Threads, open_model
+from neuronwise.cli.options import (
+    Device,
+    Dtype,
+    Engine,
+    EngineName,
+    Json,
+    ModelName,
+    OutToo,
+    Overwrite,
+    Seed,
+    Threads,
+    open_model,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 __all__ = ["AMPLIFY_EXAMPLES", "SUPPRESS_EXAMPLES", "amplify", "suppress"]
@@ -31,9 +43,6 @@ SUPPRESS_EXAMPLES = (
 )
 AMPLIFY_EXAMPLES = ("neuronwise facts amplify fact-gpt fact-gpt --each 5 --from neurons",)
 
-OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="FOLDER", help="Save the result there too.")
-]
 K = Annotated[
     int | None,
     typer.Option(
@@ -56,7 +65,6 @@ Others = Annotated[
     int,
     typer.Option("--others", min=0, metavar="N", help="Facts of the same and of other relations to look at."),
 ]
-EngineOption = Annotated[Engine, typer.Option("--engine", help="This process, worker processes, or Ray.")]
 
 
 def suppress(
@@ -73,8 +81,8 @@ def suppress(
     multi_token: MultiToken = False,
     relation: Relations = None,
     each: Each = None,
-    out: OutOption = None,
-    engine: EngineOption = Engine.local,
+    out: OutToo = None,
+    engine: EngineName = Engine.local,
     threads: Threads = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
@@ -100,8 +108,8 @@ def amplify(
     multi_token: MultiToken = False,
     relation: Relations = None,
     each: Each = None,
-    out: OutOption = None,
-    engine: EngineOption = Engine.local,
+    out: OutToo = None,
+    engine: EngineName = Engine.local,
     threads: Threads = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,8 +15,22 @@ from neuronwise.cli.facts.options import (
     open_facts,
     show_problems,
 )
-from neuronwise.cli.observe import Engine, refuse_used
-from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Seed, Threads, open_model
+from neuronwise.cli.options import (
+    Checkpoint,
+    Device,
+    Dtype,
+    Engine,
+    EngineName,
+    Json,
+    ModelName,
+    Out,
+    Overwrite,
+    Seed,
+    Threads,
+    Workers,
+    open_model,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 __all__ = ["EXAMPLES", "Positions", "locate"]
@@ -55,7 +68,7 @@ class Target(StrEnum):
 def locate(
     model: ModelName,
     facts: FactsName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    out: Out,
     method: Annotated[
         str,
         typer.Option(
@@ -134,27 +147,13 @@ def locate(
     multi_token: MultiToken = False,
     relation: Relations = None,
     each: Each = None,
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, worker processes, or a Ray cluster.")
-    ] = Engine.local,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", min=1, metavar="N", help="Workers of processes or ray. Default: one a core."
-        ),
-    ] = None,
+    engine: EngineName = Engine.local,
+    workers: Workers = None,
     threads: Threads = None,
     memory: Annotated[
         int, typer.Option("--memory", min=1, metavar="MIB", help="Memory for activations kept, in MiB.")
     ] = 1024,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="FILE",
-            help="Save the state there every half minute, and go on from it when it is there. Removed at the end.",
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
     overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = "cpu",

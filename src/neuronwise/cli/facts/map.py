@@ -16,8 +16,17 @@ from neuronwise.cli.facts.options import (
     show_problems,
     warn_of_other_model,
 )
-from neuronwise.cli.observe import refuse_used
-from neuronwise.cli.options import Device, Dtype, Json, ModelName, Overwrite, Threads, open_model
+from neuronwise.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    ModelName,
+    Out,
+    Overwrite,
+    Threads,
+    open_model,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 __all__ = ["EXAMPLES", "map_"]
@@ -31,7 +40,7 @@ EXAMPLES = (
 def map_(
     model: ModelName,
     facts: FactsName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    out: Out,
     fact: Annotated[
         str | None,
         typer.Option(

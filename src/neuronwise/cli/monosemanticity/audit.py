@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuronwise.cli.design.options import (
-    Checkpoint,
     Drop,
     DropMissing,
     Encode,
     Inputs,
-    Workers,
     open_table,
     widths,
 )
@@ -27,8 +24,20 @@ from neuronwise.cli.monosemanticity.options import (
     inhibitors_of,
     names_in,
 )
-from neuronwise.cli.observe import Engine, refuse_used
-from neuronwise.cli.options import Device, Json, Limit, Overwrite, Seed, Threads
+from neuronwise.cli.options import (
+    Checkpoint,
+    Device,
+    Engine,
+    EngineName,
+    Json,
+    Limit,
+    Out,
+    Overwrite,
+    Seed,
+    Threads,
+    Workers,
+    refuse_used,
+)
 from neuronwise.cli.running import running, torch_threads
 
 if TYPE_CHECKING:
@@ -57,7 +66,7 @@ def audit(
             "--model, a corpus of texts as neuronwise observe takes it.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
+    out: Out,
     target: Annotated[
         str | None,
         typer.Option("--target", "-t", metavar="NAME", help="Column of the table that is to be predicted."),
@@ -120,9 +129,7 @@ def audit(
     drop_missing: DropMissing = False,
     limit: Limit = None,
     device: Device = "cpu",
-    engine: Annotated[
-        Engine, typer.Option("--engine", help="This process, worker processes, or a Ray cluster.")
-    ] = Engine.local,
+    engine: EngineName = Engine.local,
     workers: Workers = None,
     threads: Threads = None,
     checkpoint: Checkpoint = None,

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neuronwise.cli.monosemanticity.options import Measures, Rotation, Unit, UnitName, names_in
-from neuronwise.cli.observe import Engine, refuse_used
 from neuronwise.cli.options import (
     BatchSize,
     CorpusName,
     Device,
     Dtype,
+    Engine,
+    EngineName,
     Json,
     LabelFields,
     Limit,
     MaxLength,
     MaxTokens,
     ModelName,
+    Out,
     Overwrite,
     Seed,
     Separator,
+    SiteNames,
     TextField,
     Threads,
+    Workers,
     open_corpus,
     open_model,
     pick_sites,
+    refuse_used,
 )
 from neuronwise.cli.running import running, torch_threads
 
@@ -52,15 +56,8 @@ _COLUMNS = ("phi_above_9", "phi_top", "kurtosis", "class_selectivity", "auc")
 def measure(
     model: ModelName,
     corpus: CorpusName,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the result is saved.")],
-    sites: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--sites",
-            metavar="GLOB",
-            help="Only these sites; as --where of neuronwise sites. Default: all that are found.",
-        ),
-    ] = None,
+    out: Out,
+    sites: SiteNames = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -75,19 +72,8 @@ def measure(
         int, typer.Option("--sample", min=2, metavar="N", help="Samples (positions) to keep, at most.")
     ] = 20_000,
     rotation: Rotation = True,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            "--engine",
-            help="This process, worker processes (extra: processes), or a Ray cluster (extra: ray).",
-        ),
-    ] = Engine.local,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", min=1, metavar="N", help="Workers of processes or ray. Default: one a core."
-        ),
-    ] = None,
+    engine: EngineName = Engine.local,
+    workers: Workers = None,
     threads: Threads = None,
     batch_size: BatchSize = 16,
     max_tokens: MaxTokens = None,
