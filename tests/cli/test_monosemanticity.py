@@ -27,7 +27,8 @@ def test_measure_shows_layers_and_names_neurons(run, tmp_path):
 def test_audit_of_a_table(run, tmp_path):
     done = run(
         "monosemanticity", "audit", "iris", "-t", "target", "-i", "tail:strength=0.5", "-i", "reversed", "--seeds", 2,
-        "--epochs", 4, "--batch-size", 32, "--hidden", "8", "--measures", "phi_top,class_selectivity",
+        "--epochs", 4, "--batch-size", 32, "--hidden", "8,6", "--sites", "4*", "--measures",
+        "phi_top,class_selectivity",
         "--by", "phi_top", "--no-rotation", "--no-controls", "--probes", 1, "--out", tmp_path / "a",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
@@ -36,6 +37,7 @@ def test_audit_of_a_table(run, tmp_path):
     shown = " ".join(done.stdout.split())
     assert all(" ".join(sentence.split()) in shown for sentence in found.tables["verdicts"]["sentence"])
     assert found.manifest.action["parameters"]["steps"] == 16
+    assert found.manifest.action["parameters"]["sites"] == ["4:input"]
     again = run("report", tmp_path / "a", "--out", tmp_path / "a.html", "--json")
     assert again.exit_code == 0 and json.loads(again.stdout)
 
@@ -63,6 +65,9 @@ def test_audit_of_a_language_model(run, tmp_path):
         (["diabetes", "-t", "target", "--measures", "auc"], 2, "needs classes"),
         (["iris", "-t", "target", "--by", "phi"], 2, "no measure"),
         (["iris"], 2, "--target"),
+        (["iris", "-t", "target", "--sites", "nowhere"], 2, "nowhere"),
+        (["iris", "-t", "target", "--rate", "0"], 2, "--rate must be above 0"),
+        (["iris", "-t", "target", "--rate", "-0.1"], 2, "--rate must be above 0"),
     ],
 )
 def test_errors_come_before_training(words, code, said, run, tmp_path):

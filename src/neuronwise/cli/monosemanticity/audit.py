@@ -34,8 +34,10 @@ from neuronwise.cli.options import (
     Out,
     Overwrite,
     Seed,
+    SiteNames,
     Threads,
     Workers,
+    pick_sites,
     refuse_used,
 )
 from neuronwise.cli.running import running, torch_threads
@@ -115,6 +117,7 @@ def audit(
     by: Annotated[
         str, typer.Option("--by", metavar="MEASURE", help="The measure that decides the verdicts.")
     ] = "phi_above_9",
+    sites: SiteNames = None,
     unit: UnitName = Unit.feature,
     rotation: Rotation = True,
     controls: Annotated[
@@ -143,8 +146,12 @@ def audit(
 
         from neuronwise.errors import InvalidArgumentError
         from neuronwise.train import audit as audit_inhibitors
+        from neuronwise.train.method import positive
 
         refuse_used(out, overwrite)
+        if rate is None:
+            rate = 1e-3 if model is None else 1e-4
+        positive("--rate", rate)
         methods = inhibitors_of(inhibitor or ["reversed", "tail"])
         if (model is None) == (target is None):
             raise InvalidArgumentError(
@@ -170,11 +177,12 @@ def audit(
             make_model,
             data,
             methods,
+            sites=pick_sites(make_model(seed), sites) if sites else None,
             seeds=seeds,
             epochs=epochs,
             steps=steps,
             batch_size=batch_size,
-            optimizer=partial(torch.optim.Adam, lr=rate or (1e-3 if model is None else 1e-4)),
+            optimizer=partial(torch.optim.Adam, lr=rate),
             measures=names_in(measures),
             by=by,
             unit=unit.value,
