@@ -12,6 +12,7 @@ pytest.importorskip("accelerate")
 
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
+from transformers.trainer_utils import HPSearchBackend
 
 from neuronwise.errors import HookError, InvalidArgumentError
 from neuronwise.integrations.huggingface import MonosemanticityCallback
@@ -233,6 +234,24 @@ def test_a_checkpoint_from_before_the_callback_begins_anew_with_a_warning(tmp_pa
     assert callback.monosemanticity.steps == 5
 
 
+def test_a_trial_of_a_hyperparameter_search_saves_the_state_in_its_own_folder(tmp_path, monkeypatch):
+    callback = MonosemanticityCallback(None, "tail", start=0)
+    trainer = run(tmp_path, callback, save_strategy="steps", save_steps=3)
+    # As hyperparameter_search() leaves the Trainer for a trial of Optuna, which need not be installed here.
+    monkeypatch.setattr("transformers.integrations.hp_params", lambda trial: trial.params)
+    trainer.hp_search_backend, trainer.hp_space = HPSearchBackend.OPTUNA, lambda trial: {}
+    trainer.train(trial=SimpleNamespace(number=2, params={}))
+    folders = sorted(path.parent.name for path in tmp_path.glob("run-2/*/neuronwise-mono.safetensors"))
+    assert folders == ["checkpoint-10", "checkpoint-3", "checkpoint-6", "checkpoint-9"]
+    trainer.hp_search_backend = None
+    again = MonosemanticityCallback(None, "tail", start=0)
+    resumed = run(tmp_path, again)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run-2" / "checkpoint-6"))
+    assert equal(found(again), found(callback))
+    trainer.save_model(str(tmp_path / "final"))
+    assert not list((tmp_path / "final").glob("neuronwise*"))
+
+
 class Fails(TrainerCallback):
     def __init__(self, event):
         self.event = event
@@ -371,7 +390,7 @@ def test_two_callbacks_have_names_of_their_own(tmp_path):
         first.leave()
     second.leave()
     first.leave()
-    assert not {"train", "compute_loss", "log"} & trainer.__dict__.keys()
+    assert not {"train", "compute_loss", "log", "save_model"} & trainer.__dict__.keys()
 
 
 def test_a_method_that_always_acts_acts_in_evaluations_too(tmp_path):

@@ -34,8 +34,8 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
         trainer.train()
 
     A callback alone can neither change the loss, nor see a run end by an exception, nor reach loggers that come before
-    it. :meth:`join` therefore adds the callback, and runs ``train``, ``compute_loss`` and ``log`` of this one Trainer,
-    whatever its class, through it.
+    it. :meth:`join` therefore adds the callback, and runs ``train``, ``compute_loss``, ``log`` and ``save_model`` of
+    this one Trainer, whatever its class, through it.
 
     - The method's loss is added in ``compute_loss``, in training only, and counts as the mean over the micro-batches of
       a step, whether or not the Trainer normalises its own by ``num_items_in_batch``.
@@ -109,11 +109,7 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
         self._trainer = joined = trainer
         if self not in joined.callback_handler.callbacks:  # type: ignore[attr-defined]
             joined.add_callback(self)  # type: ignore[attr-defined]
-        for name, around in (
-            ("train", self._train),
-            ("compute_loss", self._compute_loss),
-            ("log", self._log),
-        ):
+        for name, around in self._around.items():
             method = getattr(joined, name)
             setattr(joined, name, functools.wraps(method)(functools.partial(around, method)))
         return trainer
@@ -127,13 +123,12 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
         trainer = self._trainer
         if trainer is None:
             return
-        names = {"train": self._train, "compute_loss": self._compute_loss, "log": self._log}
-        for name, around in names.items():
+        for name, around in self._around.items():
             if getattr(trainer.__dict__.get(name), "func", None) != around:
                 raise HookError(
                     f"Trainer.{name} was replaced after this callback had joined. Take that off first."
                 )
-        for name in names:
+        for name in self._around:
             before = getattr(trainer, name).args[0]
             delattr(trainer, name)
             if getattr(trainer, name) != before:
@@ -181,16 +176,15 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
         """End a step."""
         self._watch.step(not self._trainer.accelerator.optimizer_step_was_skipped)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Write the state beside the model's, whole or not at all."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        if not (self._watch.running and args.should_save and folder.is_dir()):
-            return
-        tensors = {
-            name: value.detach().cpu().contiguous() for name, value in self._watch.state_dict().items()
+    @property
+    def _around(self) -> dict[str, Callable[..., Any]]:
+        """What runs in the place of the Trainer's methods."""
+        return {
+            "train": self._train,
+            "compute_loss": self._compute_loss,
+            "log": self._log,
+            "save_model": self._save_model,
         }
-        with atomic_file(self._file(folder)) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
 
     def _file(self, folder: Path) -> Path:
         return folder / f"neuronwise-{self._watch.name}.safetensors"
@@ -211,6 +205,25 @@ class MonosemanticityCallback(_TrainerCallback):  # type: ignore[misc,valid-type
             return train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._watch.stop()
+
+    def _save_model(
+        self, save_model: Callable[..., Any], output_dir: str | None = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save the model and, where that is for a checkpoint, the state beside it, whole or not at all.
+
+        Where a checkpoint is, only this call says: a trial of a hyperparameter search has a folder of its own.
+        """
+        save_model(output_dir, *args, **kwargs)
+        trainer = self._trainer
+        folder = Path(output_dir or "")
+        if not (self._watch.running and trainer.args.should_save):
+            return
+        if folder.name == f"checkpoint-{trainer.state.global_step}":
+            tensors = {
+                name: value.detach().cpu().contiguous() for name, value in self._watch.state_dict().items()
+            }
+            with atomic_file(self._file(folder)) as path:
+                save_file(tensors, path, metadata={"format": "pt"})
 
     def _compute_loss(
         self, compute_loss: Callable[..., Any], model: Any, inputs: Any, *args: Any, **kwargs: Any
