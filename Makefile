@@ -21,7 +21,7 @@ DEV_READY := $(VENV)/.dev-ready
 RAY_READY := $(VENV)/.ray-ready
 BENCH_READY := $(BENCH_VENV)/.bench-ready
 
-.PHONY: help demo test test-slow check lint types imports docs bench reproduce-task reproduce-mono format clean
+.PHONY: help demo test test-slow check lint types imports docs pictures bench reproduce-task reproduce-mono format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -49,6 +49,10 @@ imports: $(DEV_READY)
 
 docs: $(DEV_READY) ## build the documentation into docs/_build/html, warnings are errors
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+
+pictures: $(DEMO_READY) ## run the demo, and draw the pictures of README and docs from its results
+	$(BIN)/neuronwise demo
+	$(BIN)/python docs/pictures.py demo-output
 
 bench: $(BENCH_READY) ## measure speed and memory, rewrite docs/benchmarks.md (some hours)
 	$(BENCH_BIN)/python benchmarks/import_time.py
