@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["resampled_interval"]
+__all__ = ["resampled_interval", "side_of"]
+
+
+def side_of(low: float, high: float) -> int:
+    """Return on which side of 0 an interval lies: 1, -1, or 0 where it holds 0.
+
+    Also 0 where the interval is not known, and where it has no length: that all differences agree to the last digit, as
+    shares of few examples may, says nothing of their spread.
+
+    Example:
+        >>> side_of(0.1, 0.4), side_of(-0.4, -0.1), side_of(-0.1, 0.4), side_of(0.2, 0.2)
+        (1, -1, 0, 0)
+    """
+    if not low < high:
+        return 0
+    return int(low > 0) - int(high < 0)
 
 
 def resampled_interval(

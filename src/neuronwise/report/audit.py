@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from neuronwise.errors import InvalidArgumentError, closest
+from neuronwise.intervals import side_of
 from neuronwise.report._figures import (
     ACCENT,
     INK,
@@ -24,7 +25,7 @@ from neuronwise.report._figures import (
     styled,
     svg,
 )
-from neuronwise.report._found import across, shade
+from neuronwise.report._found import across, shade, with_interval
 from neuronwise.report._page import Card, cards, write
 from neuronwise.report._words import count, number
 from neuronwise.train import Audit
@@ -266,8 +267,7 @@ def _change(row: Any) -> tuple[str, str]:
     if not np.isfinite(row["low"]):
         return text, ""
     text += f" [{number(100 * row['relative_low'], 2)}, {number(100 * row['relative_high'], 2)}]"
-    shown = (row["low"] > 0 or row["high"] < 0) and row["low"] < row["high"]
-    return text, shade(row["relative"] / _STRONG) if shown else ""
+    return text, shade(row["relative"] / _STRONG) if side_of(row["low"], row["high"]) else ""
 
 
 def _differences(result: Audit) -> list[dict[str, Any]]:
@@ -280,19 +280,17 @@ def _differences(result: Audit) -> list[dict[str, Any]]:
             {
                 "label": f"{inhibitor}, random" if control else inhibitor,
                 "cells": [
-                    (name, number(float(cells[name]["value"]), 4), _interval(cells[name])) for name in names
+                    (
+                        name,
+                        number(float(cells[name]["value"]), 4),
+                        with_interval(*(cells[name][part] for part in ("difference", "low", "high")), 2),
+                    )
+                    for name in names
                 ],
             }
         )
     order = {name: spot for spot, name in enumerate(result.inhibitors)}
     return sorted(rows, key=lambda row: order[str(row["label"]).removesuffix(", random")])
-
-
-def _interval(row: Any) -> str:
-    text = number(float(row["difference"]), 2)
-    if not np.isfinite(row["low"]):
-        return text
-    return f"{text} [{number(float(row['low']), 2)}, {number(float(row['high']), 2)}]"
 
 
 def _steps(result: Audit) -> list[dict[str, Any]]:

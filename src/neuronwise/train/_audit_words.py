@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from neuronwise.intervals import side_of
 from neuronwise.train._audit_plan import NONE
 from neuronwise.train.decorrelation import Decorrelation
 from neuronwise.train.method import Method
@@ -120,13 +121,8 @@ def condition_of(figures: pd.DataFrame) -> str:
 
 
 def _shown(row: Row | None) -> int:
-    """Return the sign of a difference whose interval leaves out 0, else 0.
-
-    Where all seeds agree to the last digit, as shares of few examples may, the spread is not known: nothing is shown.
-    """
-    if row is None or not np.isfinite(row["low"]) or row["low"] == row["high"]:
-        return 0
-    return int(row["low"] > 0) - int(row["high"] < 0)
+    """Return the sign of a difference whose interval leaves out 0, else 0."""
+    return 0 if row is None else side_of(row["low"], row["high"])
 
 
 def _verdict(main: Row | None, beside: Row | None, aim: str, seeds: int) -> str:
