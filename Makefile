@@ -75,6 +75,7 @@ reproduce-task: $(DEV_READY) ## the published experiments on task neurons; needs
 	$(BIN)/python reproduction/task_public.py
 	$(BIN)/python reproduction/task_feynman.py
 	$(BIN)/python reproduction/tables_task.py
+	$(BIN)/python reproduction/pictures.py
 
 reproduce-mono: $(DEV_READY) ## the published experiments on monosemanticity; needs the data, see reproduction/README.md (hours)
 	$(BIN)/python reproduction/mono_flow.py
@@ -82,6 +83,7 @@ reproduce-mono: $(DEV_READY) ## the published experiments on monosemanticity; ne
 	$(BIN)/python reproduction/mono_loop.py
 	$(BIN)/python reproduction/mono_scale.py
 	$(BIN)/python reproduction/tables_mono.py
+	$(BIN)/python reproduction/pictures.py
 
 format: $(DEV_READY) ## let ruff sort, fix and format
 	$(BIN)/ruff check --fix

@@ -55,8 +55,8 @@ def target() -> list[str]:
     body, met = [], {}
     for area in MAIN:
         for group, rows in collected(area).items():
-            for name in ("tail", "tail held", "kurtosis", "controller down", "l2e", "memel"):
-                if group not in ("ours", "penalties", "loop") or name not in rows:
+            for name in ("tail", "tail held", "excess", "kurtosis", "controller down", "l2e", "memel"):
+                if group not in ("ours", "excess", "penalties", "loop") or name not in rows:
                     continue
                 seeds = [seed for seed in rows[name] if seed in rows["none"]]
                 if len(seeds) < 2:
@@ -79,7 +79,7 @@ def target() -> list[str]:
                 )  # fmt: skip
     reached = {
         name: [area for area in MAIN if met.get((area, name))]
-        for name in ("tail", "tail held", "kurtosis")
+        for name in ("tail", "tail held", "excess", "kurtosis")
         if any(one == name for _, one in met)
     }
     told_of = "; ".join(
@@ -117,7 +117,21 @@ def strengths() -> list[str]:
     body = [
         [row["area"], name, f"{row['strengths'][name]:g}", tried_of(row, name)]
         for row in rows
+        if "begin" not in row
         for name in row["strengths"]
+    ]
+    excess = [
+        [
+            row["area"],
+            f"{row['strengths']['excess']:g} from {row['begin']:g}",
+            "; ".join(
+                f"{one['strength']:g} from {one['begin']:g} "
+                f"({one['phi_above_9']:.2f}, {100 * (one['loss'] - 1):+.1f} %)"
+                for one in row["tried"]
+            ),
+        ]
+        for row in rows
+        if "begin" in row
     ]
     return [
         "## Strengths",
@@ -126,6 +140,9 @@ def strengths() -> list[str]:
         "multiple of that without, and change of the validation loss.",
         "",
         *table(["area", "penalty", "strength", "tried"], body),
+        "The penalty on the excess: strength, and share of the run after which it begins; means over seeds 100 to 102.",
+        "",
+        *table(["area", "chosen", "tried"], excess),
     ]
 
 
