@@ -279,18 +279,17 @@ def _differences(result: Audit) -> list[dict[str, Any]]:
         rows.append(
             {
                 "label": f"{inhibitor}, random" if control else inhibitor,
-                "cells": [
-                    (
-                        name,
-                        number(float(cells[name]["value"]), 4),
-                        with_interval(*(cells[name][part] for part in ("difference", "low", "high")), 2),
-                    )
-                    for name in names
-                ],
+                "cells": [_difference(cells[name]) for name in names],
             }
         )
     order = {name: spot for spot, name in enumerate(result.inhibitors)}
     return sorted(rows, key=lambda row: order[str(row["label"]).removesuffix(", random")])
+
+
+def _difference(row: Any) -> tuple[str, str, str]:
+    """Return a figure's name, its value and its difference to training without an inhibitor."""
+    told = with_interval(row["difference"], row["low"], row["high"], 2)
+    return str(row["name"]), number(float(row["value"]), 4), told
 
 
 def _steps(result: Audit) -> list[dict[str, Any]]:
