@@ -20,6 +20,7 @@ from neuronwise.train import (
     TailPenalty,
 )
 from neuronwise.train import _moments as moments
+from neuronwise.train.replacement import above_threshold
 
 SITE = Site("0", "output", width=5)
 
@@ -201,6 +202,158 @@ def test_dense_and_sparse_logarithms_agree():
         ):
             assert torch.allclose(a, b)
     assert moments.selected_log(values, scale, torch.zeros_like(chosen), 1e-4) == 0
+
+
+def test_logarithms_about_a_mean_agree():
+    values = sample().reshape(8, 8, 5, 1).double().requires_grad_()
+    chosen = torch.rand(8, 8, 5, 1, generator=torch.Generator().manual_seed(0)) > 0.7
+    place = moments.places(chosen)
+    for scale in (torch.rand(1, 1, 5, 1) + 0.5, torch.rand(1, 8, 5, 1) + 0.5, torch.tensor([[[[2.0]]]])):
+        scale = scale.double().requires_grad_()
+        mean = torch.rand_like(scale).requires_grad_()
+        entries = values.reshape(-1)[place]
+        sparse = moments.mean_log(entries, mean, scale, chosen, place, 1e-4)
+        dense = moments.mean_log(values, mean, scale, chosen, None, 1e-4)
+        terms = torch.log((values - mean).square() / scale + 1e-4)
+        expected = terms[chosen].mean()
+        slopes = torch.autograd.grad(expected, [values, mean, scale])
+        for found in (sparse, dense):
+            assert torch.allclose(found, expected)
+            for a, b in zip(torch.autograd.grad(found, [values, mean, scale]), slopes, strict=True):
+                assert torch.allclose(a, b)
+    none = torch.zeros_like(chosen)
+    nowhere = moments.places(none)
+    assert moments.mean_log(values.reshape(-1)[nowhere], mean, scale, none, nowhere, 1e-4) == 0
+    assert moments.mean_log(values, mean, scale, none, None, 1e-4) == 0
+
+
+class Plain:
+    """The penalties as their equations say, every operation left to autograd, with no thought of what it costs."""
+
+    def of_batch(self, view):
+        values = view.values if view.real is None else view.values.masked_fill(~view.real, 0.0)
+        weight = (
+            torch.ones_like(values) if view.real is None else view.real.expand_as(values).to(values.dtype)
+        )
+
+        def mean_of(given):
+            return (given * weight).sum(view.dims, keepdim=True) / weight.sum(view.dims, keepdim=True).clamp(
+                1
+            )
+
+        mean = mean_of(values)
+        variance = mean_of((values - mean).square())
+        if view.samples < 16:
+            own = variance.detach()
+            largest = torch.maximum(own, view.variance).clamp(min=1e-30)
+            variance = view.variance * (1 + (variance - own) / largest)
+            mean = view.mean + (mean - mean.detach())
+        return values - mean, variance, weight, mean_of
+
+
+class PlainTail(Plain, TailPenalty):
+    def scored(self, view):
+        away, variance, weight, _ = self.of_batch(view)
+        phi = away.square() / self.stable(variance)
+        if self.selection == "phi":
+            chosen = (phi > view.state.threshold) & (weight > 0)
+            view.state.count(chosen, view.real)
+        else:
+            chosen = above_threshold(view, self.share, "random")
+        return torch.log(phi[chosen] + 1e-4).sum() / max(1, int(chosen.sum())), variance
+
+
+class PlainKurtosis(Plain, KurtosisPenalty):
+    def scored(self, view):
+        away, variance, _, mean_of = self.of_batch(view)
+        kurtosis = mean_of((away.square() / self.stable(variance)).square())
+        terms = torch.log(kurtosis + 1e-4).reshape(-1)
+        count = max(1, round(self.units * terms.numel()))
+        return terms[kurtosis.reshape(-1).topk(count).indices].mean(), variance
+
+
+def compared(method, plain, *shapes, mask=None, dtype=torch.float64, **options):
+    """Compare a method with its plain form, in loss, gradient and threshold, over several batches."""
+    generator = torch.Generator().manual_seed(3)
+    batches = [torch.randn(*shape, generator=generator).to(dtype) ** 3 + 2 for shape in shapes]
+    site = Site("0", "output", **{"width": shapes[0][-1], **options.pop("site", {})})
+    monos = []
+    for kind in (method, plain):
+        model = nn.Sequential(nn.Identity(), nn.Flatten())
+        monos.append((model, Monosemanticity(model, site, kind, start=0, **options)))
+    with monos[0][1].attached(), monos[1][1].attached():
+        for number, values in enumerate(batches):
+            found = []
+            for model, mono in monos:
+                z = values.clone()
+                if mask is not None:
+                    z[:, -1] = torch.nan
+                    mono.expect(mask=mask)
+                z.requires_grad_()
+                model(z)
+                loss = mono.loss()
+                found.append((loss, torch.autograd.grad(loss, z)[0] if loss.requires_grad else None))
+                mono.step()
+            (loss, slope), (expected, expected_slope) = found
+            assert loss.requires_grad == (number > 0)
+            assert torch.allclose(loss, expected, rtol=1e-9)
+            if number:
+                assert expected_slope.abs().sum() > 0
+                assert torch.allclose(slope, expected_slope, rtol=1e-7, atol=1e-12)
+    (_, mono), (_, other) = monos
+    assert mono.log().get("threshold") == other.log().get("threshold")
+
+
+FORMS = [
+    (TailPenalty, PlainTail, {"share": 0.1}),
+    (TailPenalty, PlainTail, {"share": 0.1, "strength": -0.2}),
+    (TailPenalty, PlainTail, {"share": 0.2, "selection": "random"}),
+    (KurtosisPenalty, PlainKurtosis, {}),
+    (KurtosisPenalty, PlainKurtosis, {"units": 0.5, "strength": -0.2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "plain", "settings"), FORMS)
+@pytest.mark.parametrize("piece", [1 << 18, 50])
+def test_gradients_by_hand_are_those_of_autograd(kind, plain, settings, piece, monkeypatch):
+    monkeypatch.setattr(moments, "PIECE", piece)
+    pair = kind(**settings), plain(**settings)
+    compared(*pair, (40, 6), (33, 6), (5, 6), (40, 6))
+    compared(*pair, (4, 21, 6), (5, 19, 6), (2, 3, 6))
+    compared(*pair, (30, 6, 2, 3), (29, 6, 2, 3), site={"width": 6, "axis": 1})
+    compared(*pair, (9, 30, 6), (7, 29, 6), batch_axis=1)
+    for unit in ("element", "pooled"):
+        compared(*pair, (40, 4, 6), (33, 4, 6), (5, 4, 6), unit=unit)
+    mask = torch.rand(8, 7, generator=torch.Generator().manual_seed(0)) > 0.3
+    mask[:, -1] = False
+    mask[0] = False
+    for unit in ("feature", "element", "pooled"):
+        compared(*pair, (8, 7, 6), (8, 7, 6), mask=mask, unit=unit)
+        compared(*pair, *[(24, 7, 6)] * 2, mask=mask.repeat(3, 1), unit=unit)
+
+
+@pytest.mark.parametrize("method", [TailPenalty(share=0.1), KurtosisPenalty(), L2E(share=0.1)])
+def test_gradients_by_hand_pass_autograds_own_check(method, monkeypatch):
+    monkeypatch.setattr(moments, "PIECE", 10)
+    model = nn.Sequential(nn.Identity(), nn.Flatten())
+    mono = Monosemanticity(model, Site("0", "output", width=3), method, start=0)
+
+    def loss(values):
+        mono.expect(mask=torch.tensor([[True, True], [True, False]] * 9))
+        model(values)
+        return mono.loss()
+
+    with mono.attached():
+        values = sample(36, 3).double().reshape(18, 2, 3).requires_grad_()
+        loss(values)
+        mono.step()
+        assert torch.autograd.gradcheck(loss, values)
+        if method.name != "kurtosis":
+            assert torch.autograd.gradgradcheck(loss, values)
+            return
+        (slope,) = torch.autograd.grad(loss(values), values, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            slope.sum().backward()
 
 
 @pytest.mark.parametrize(

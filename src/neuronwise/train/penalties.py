@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.train._moments import live_moments, mean_over_samples, mean_over_units, selected_log
+from neuronwise.train._moments import (
+    live_fourth,
+    live_moments,
+    mean_log,
+    mean_over_units,
+    moments,
+    picked,
+    places,
+    settled,
+)
 from neuronwise.train._select import uniform
 from neuronwise.train.method import Method, Selection, positive, selected, share_of
 from neuronwise.train.replacement import above_threshold
@@ -90,10 +99,10 @@ class L2E(Penalty):
     def penalty(self, view: View) -> Tensor:
         """Return the mean logarithm of the chosen squared deviations."""
         chosen = above_threshold(view, self.share, self.selection)
-        away = view.values - view.mean
+        place = places(chosen)
         # Chosen by phi, a deviation is never 0; chosen at random it may be.
-        tiny = torch.finfo(away.dtype).tiny if self.selection == "phi" else _OFFSET
-        return selected_log(away, torch.ones_like(view.scale), chosen, tiny)
+        tiny = torch.finfo(view.values.dtype).tiny if self.selection == "phi" else _OFFSET
+        return mean_log(picked(view, place), view.mean, torch.ones_like(view.scale), chosen, place, tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,20 +132,24 @@ class Guarded(Penalty):
     def loss(self, view: View, strength: Tensor | None = None) -> Tensor | None:
         """Return strength times the penalty, and the push of near-dead units, whatever the sign of the strength."""
         factor: Any = self.strength if strength is None else strength
-        _, variance, away = live_moments(view)
-        loss: Tensor = factor * self.score(view, variance, away)
+        score, variance = self.scored(view)
+        loss: Tensor = factor * score
         if self.floor and self.guard:
             loss = loss + abs(factor) * self.guard * self._push(variance)
         return loss
 
     def penalty(self, view: View) -> Tensor:
         """Return the penalty alone."""
-        _, variance, away = live_moments(view)
-        return self.score(view, variance, away)
+        return self.scored(view)[0]
 
-    @abstractmethod
+    def scored(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return the penalty, and the batch's variance with its gradient."""
+        mean, variance, values = live_moments(view, moments(view), None)
+        return self.score(view, variance, values - mean), variance
+
     def score(self, view: View, variance: Tensor, away: Tensor) -> Tensor:
-        """Return the penalty from the batch's variance and deviations."""
+        """Return the penalty from the batch's variance and deviations; for those that do not say :meth:`scored`."""
+        raise NotImplementedError
 
     def stable(self, variance: Tensor) -> Tensor:
         """Return the variance plus a share of the layer's, infinite where the whole site is constant."""
@@ -188,16 +201,14 @@ class TailPenalty(Guarded):
         """The step of the threshold."""
         return self.eta
 
-    def score(self, view: View, variance: Tensor, away: Tensor) -> Tensor:
-        """Return the mean logarithm of the largest phi."""
-        scale = self.stable(variance)
-        if self.selection == "phi":
-            phi = away.detach().square().div_(scale.detach())
-            phi = phi if view.real is None else phi.masked_fill_(~view.real, -1.0)
-            chosen = above_threshold(view, self.share, "phi", phi)
-        else:
-            chosen = above_threshold(view, self.share, "random")
-        return selected_log(away, scale, chosen, _OFFSET)
+    def scored(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return the mean logarithm of the largest phi, and the batch's variance with its gradient."""
+        batch = moments(view)
+        mean, variance = settled(view, batch.mean, batch.variance)
+        chosen = above_threshold(view, self.share, self.selection, mean, self.stable(variance))
+        place = places(chosen)
+        mean, variance, entries = live_moments(view, batch, place)
+        return mean_log(entries, mean, self.stable(variance), chosen, place, _OFFSET), variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,18 +239,22 @@ class KurtosisPenalty(Guarded):
                 "same units with selection='phi'."
             )
 
-    def score(self, view: View, variance: Tensor, away: Tensor) -> Tensor:
-        """Return the mean logarithm of the kurtosis."""
-        scale = self.stable(variance)
-        kurtosis = mean_over_samples((away.square() / scale).square(), view)
+    def scored(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return the mean logarithm of the kurtosis, and the batch's variance with its gradient."""
+        batch = moments(view)
+        mean, variance = settled(view, batch.mean, batch.variance)
+        variance, fourth = live_fourth(view, batch, mean, self.stable(variance).rsqrt())
+        # Infinite where the site is constant, and the moment 0.
+        scale = self.stable(variance).clamp(max=torch.finfo(variance.dtype).max)
+        kurtosis = fourth * (scale.detach() / scale).square()
         if not view.again:
             alive = variance.detach() > self.epsilon * variance.detach().mean()
             view.state.note(mean_over_units(kurtosis.detach(), alive))
         terms = torch.log(kurtosis + _OFFSET)
         if self.units == 1:
-            return terms.mean()
+            return terms.mean(), variance
         score = kurtosis.detach().reshape(-1)
         if self.selection == "random":
             score = uniform(score, view.seed)
         best = score.topk(max(1, round(self.units * score.numel())), sorted=False).indices
-        return terms.reshape(-1)[best].mean()
+        return terms.reshape(-1)[best].mean(), variance

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
+from neuronwise.train._moments import pieces
 from neuronwise.train._rules import replace, replace_gated
 from neuronwise.train._select import highest, uniform
 from neuronwise.train.method import Method, Selection, positive, selected, share_of
@@ -80,21 +81,31 @@ class Replacement(Method):
         return replace(view.tensor, view.like_tensor(self.chosen(view)), mean, self.factor)
 
 
-def above_threshold(view: View, share: float, selection: Selection, phi: Tensor | None = None) -> Tensor:
+def above_threshold(
+    view: View, share: float, selection: Selection, mean: Tensor | None = None, scale: Tensor | None = None
+) -> Tensor:
     """Return True at entries whose phi is above the moving threshold, or at as many chosen at random.
 
     Args:
         view: The activations.
         share: The share that the threshold lets through.
         selection: By phi or at random.
-        phi: Scores to go by instead of those by the running statistics.
+        mean: Score by this mean instead of the running one.
+        scale: Score by this stabilised variance instead of the running one.
     """
     if selection == "random":
         chosen = uniform(view.values, view.seed) > 1 - share
         return chosen if view.real is None else chosen & view.real
-    chosen = (view.phi if phi is None else phi) > view.state.threshold
-    if not view.again:
-        view.state.count(chosen, view.real)
+    mean = view.mean if mean is None else mean
+    limit = view.state.threshold * (view.scale if scale is None else scale)
+    values = view.values.detach()
+    chosen = torch.empty(values.shape, dtype=torch.bool, device=values.device)
+    for part, real, out in pieces(values, view.real, chosen, dims=view.dims):
+        torch.gt((part - mean).square_(), limit, out=out)
+        if real is not None:
+            out.logical_and_(real)
+        if not view.again:
+            view.state.count(out, real)
     return chosen
 
 
