@@ -186,24 +186,6 @@ def test_the_floor_pushes_near_dead_units_back_whatever_the_sign():
         assert push[[0, 1, 3, 4]].abs().max() == 0
 
 
-def test_dense_and_sparse_logarithms_agree():
-    values = sample().reshape(8, 8, 5, 1).double().requires_grad_()
-    chosen = torch.rand(8, 8, 5, 1, generator=torch.Generator().manual_seed(0)) > 0.7
-    for scale in (torch.rand(1, 1, 5, 1) + 0.5, torch.rand(1, 8, 5, 1) + 0.5, torch.tensor([[[[2.0]]]])):
-        scale = scale.double().requires_grad_()
-        sparse = moments.selected_log(values, scale, chosen, 1e-4)
-        terms = torch.log(values.square() / scale + 1e-4)
-        dense = terms[chosen].mean()
-        assert torch.allclose(sparse, dense)
-        for a, b in zip(
-            torch.autograd.grad(sparse, [values, scale]),
-            torch.autograd.grad(dense, [values, scale]),
-            strict=True,
-        ):
-            assert torch.allclose(a, b)
-    assert moments.selected_log(values, scale, torch.zeros_like(chosen), 1e-4) == 0
-
-
 def test_logarithms_about_a_mean_agree():
     values = sample().reshape(8, 8, 5, 1).double().requires_grad_()
     chosen = torch.rand(8, 8, 5, 1, generator=torch.Generator().manual_seed(0)) > 0.7
@@ -272,6 +254,15 @@ class PlainKurtosis(Plain, KurtosisPenalty):
         return terms[kurtosis.reshape(-1).topk(count).indices].mean(), variance
 
 
+class PlainExcess(Plain, ExcessPenalty):
+    def scored(self, view):
+        away, variance, weight, _ = self.of_batch(view)
+        phi = away.square() / self.stable(variance)
+        above = torch.log(phi + 1e-4) - math.log(self.bound)
+        above = torch.where((phi > self.bound) & (weight > 0), above, 0.0)
+        return above.sum() / weight.sum(), variance
+
+
 def compared(method, plain, *shapes, mask=None, dtype=torch.float64, **options):
     """Compare a method with its plain form, in loss, gradient and threshold, over several batches."""
     generator = torch.Generator().manual_seed(3)
@@ -308,6 +299,7 @@ FORMS = [
     (TailPenalty, PlainTail, {"share": 0.1}),
     (TailPenalty, PlainTail, {"share": 0.1, "strength": -0.2}),
     (TailPenalty, PlainTail, {"share": 0.2, "selection": "random"}),
+    (ExcessPenalty, PlainExcess, {"bound": 1.5}),
     (KurtosisPenalty, PlainKurtosis, {}),
     (KurtosisPenalty, PlainKurtosis, {"units": 0.5, "strength": -0.2}),
 ]

@@ -17,6 +17,7 @@ from neuronwise.train.view import View
 
 __all__ = [
     "Moments",
+    "beyond",
     "live_fourth",
     "live_moments",
     "mean_log",
@@ -25,7 +26,6 @@ __all__ = [
     "picked",
     "pieces",
     "places",
-    "selected_log",
     "settled",
 ]
 
@@ -112,6 +112,18 @@ def places(chosen: Tensor) -> Tensor | None:
     return chosen.reshape(-1).nonzero().squeeze(1) if _is_eager(chosen) else None
 
 
+@torch.no_grad()
+def beyond(view: View, limit: Tensor, mean: Tensor) -> Tensor:
+    """Return True at real entries whose squared deviation from a mean is above a limit (both of units)."""
+    values = view.values
+    chosen = torch.empty(values.shape, dtype=torch.bool, device=values.device)
+    for part, real, out in pieces(values, view.real, chosen, dims=view.dims):
+        torch.gt((part - mean).square_(), limit, out=out)
+        if real is not None:
+            out.logical_and_(real)
+    return chosen
+
+
 def picked(view: View, place: Tensor | None) -> Tensor:
     """Return the entries at these places, or where none are given all, padding as 0."""
     if place is not None:
@@ -165,20 +177,6 @@ class _Live(torch.autograd.Function):
         if place is not None:
             grad = grad.reshape(-1).index_add_(0, place, grads[2]).view(values.shape)
         return grad, None, None, None, None, None
-
-
-def selected_log(away: Tensor, scale: Tensor, chosen: Tensor, offset: float) -> Tensor:
-    """Return the mean of ``log(away^2 / scale + offset)`` over the chosen entries, ``()``; 0 if there are none.
-
-    Args:
-        away: Deviations ``(example, position, neuron, position)``.
-        scale: See :func:`mean_log`.
-        chosen: See :func:`mean_log`.
-        offset: See :func:`mean_log`.
-    """
-    place = places(chosen)
-    entries = away if place is None else away.reshape(-1)[place]
-    return mean_log(entries, away.new_zeros(1), scale, chosen, place, offset)
 
 
 def mean_log(

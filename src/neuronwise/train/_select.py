@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["highest", "uniform"]
+from neuronwise.train.view import View
+
+__all__ = ["by_chance", "highest", "uniform"]
 
 _WORD = 0xFFFFFFFF
 
@@ -24,6 +26,12 @@ def highest(score: Tensor, count: int) -> Tensor:
         place = score.topk(count, 1, sorted=False).indices
     chosen = torch.zeros_like(score, dtype=torch.bool).scatter(1, place, True)
     return chosen & (score > 0)
+
+
+def by_chance(view: View, share: float | Tensor) -> Tensor:
+    """Return True at a share of the real entries, chosen at random."""
+    chosen = uniform(view.values, view.seed) > 1 - share
+    return chosen if view.real is None else chosen & view.real
 
 
 def uniform(values: Tensor, seed: int) -> Tensor:

@@ -55,7 +55,7 @@ class SiteState(Exact):
             total = real.sum().to(self.found) * (chosen.numel() // real.numel())
         # Without statistics every score is 0, which says nothing about the level.
         known = (self.statistics.batches > 0).to(self.found)
-        self.found.add_(torch.stack([chosen.sum().to(self.found), total]) * known)
+        self.found.add_(torch.stack([torch.count_nonzero(chosen).to(self.found), total]) * known)
 
     @torch.no_grad()
     def note(self, figure: Tensor) -> None:

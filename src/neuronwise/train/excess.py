@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from neuronwise.train._moments import selected_log
-from neuronwise.train._select import uniform
+from neuronwise.train._moments import beyond, live_moments, mean_log, moments, places, settled
+from neuronwise.train._select import by_chance
 from neuronwise.train.method import positive
 from neuronwise.train.penalties import Guarded
 from neuronwise.train.view import View
@@ -47,15 +48,16 @@ class ExcessPenalty(Guarded):
         super().__post_init__()
         positive("bound", self.bound)
 
-    def score(self, view: View, variance: Tensor, away: Tensor) -> Tensor:
-        """Return the mean excess of the logarithm of phi."""
-        scale = self.stable(variance)
-        chosen = away.detach().square().div_(scale.detach()) > self.bound
-        if view.real is not None:
-            chosen = chosen & view.real
+    def scored(self, view: View) -> tuple[Tensor, Tensor]:
+        """Return the mean excess of the logarithm of phi, and the batch's variance with its gradient."""
+        batch = moments(view)
+        mean, variance = settled(view, batch.mean, batch.variance)
+        chosen = beyond(view, self.bound * self.stable(variance), mean)
         entries = chosen.numel() if view.real is None else view.real.expand_as(chosen).sum()
-        share = chosen.sum() / entries
+        share = torch.count_nonzero(chosen).to(view.values.dtype) / entries
         if self.selection == "random":
-            chosen = uniform(view.values, view.seed) < share
-            chosen = chosen if view.real is None else chosen & view.real
-        return share * (selected_log(away, scale, chosen, _OFFSET) - math.log(self.bound))
+            chosen = by_chance(view, share)
+        place = places(chosen)
+        mean, variance, picked = live_moments(view, batch, place)
+        logarithm = mean_log(picked, mean, self.stable(variance), chosen, place, _OFFSET)
+        return share * (logarithm - math.log(self.bound)), variance

@@ -142,14 +142,9 @@ class Guarded(Penalty):
         """Return the penalty alone."""
         return self.scored(view)[0]
 
+    @abstractmethod
     def scored(self, view: View) -> tuple[Tensor, Tensor]:
         """Return the penalty, and the batch's variance with its gradient."""
-        mean, variance, values = live_moments(view, moments(view), None)
-        return self.score(view, variance, values - mean), variance
-
-    def score(self, view: View, variance: Tensor, away: Tensor) -> Tensor:
-        """Return the penalty from the batch's variance and deviations; for those that do not say :meth:`scored`."""
-        raise NotImplementedError
 
     def stable(self, variance: Tensor) -> Tensor:
         """Return the variance plus a share of the layer's, infinite where the whole site is constant."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
-from neuronwise.train._moments import pieces
+from neuronwise.train._moments import beyond
 from neuronwise.train._rules import replace, replace_gated
-from neuronwise.train._select import highest, uniform
+from neuronwise.train._select import by_chance, highest, uniform
 from neuronwise.train.method import Method, Selection, positive, selected, share_of
 from neuronwise.train.view import View
 
@@ -94,18 +94,11 @@ def above_threshold(
         scale: Score by this stabilised variance instead of the running one.
     """
     if selection == "random":
-        chosen = uniform(view.values, view.seed) > 1 - share
-        return chosen if view.real is None else chosen & view.real
-    mean = view.mean if mean is None else mean
+        return by_chance(view, share)
     limit = view.state.threshold * (view.scale if scale is None else scale)
-    values = view.values.detach()
-    chosen = torch.empty(values.shape, dtype=torch.bool, device=values.device)
-    for part, real, out in pieces(values, view.real, chosen, dims=view.dims):
-        torch.gt((part - mean).square_(), limit, out=out)
-        if real is not None:
-            out.logical_and_(real)
-        if not view.again:
-            view.state.count(out, real)
+    chosen = beyond(view, limit, view.mean if mean is None else mean)
+    if not view.again:
+        view.state.count(chosen, view.real)
     return chosen
 
 
