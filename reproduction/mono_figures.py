@@ -47,7 +47,7 @@ def paired(rows: Figures, name: str, other: str, figure: str) -> np.ndarray:
 
 def told(differences: np.ndarray, factor: float = 1.0, digits: int = 3) -> str:
     """Return the mean of paired differences and its 95 % interval, bold where that leaves out 0."""
-    if len(differences) < 2:
+    if len(differences) < 2 or not np.isfinite(differences).all():
         return ""
     mean, low, high, _ = (factor * value for value in resampled_interval(differences))
     text = f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
@@ -56,4 +56,4 @@ def told(differences: np.ndarray, factor: float = 1.0, digits: int = 3) -> str:
 
 def mean_of(rows: Figures, name: str, figure: str, factor: float = 1.0, digits: int = 2) -> str:
     found = values(rows, name, figure)
-    return f"{factor * found.mean():.{digits}f}" if len(found) else ""
+    return f"{factor * found.mean():.{digits}f}" if len(found) and np.isfinite(found).all() else ""

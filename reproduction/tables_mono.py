@@ -1,5 +1,6 @@
 """Make docs/reproduction/monosemanticity.md of the figures in results/mono_*.jsonl."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -53,7 +54,7 @@ def line(rows: Figures, name: str) -> list[str]:
 def target() -> list[str]:
     """Return whether our penalty reached what was asked of it."""
     body, met = [], {}
-    for area in MAIN:
+    for area in AREAS:
         for group, rows in collected(area).items():
             for name in ("tail", "tail held", "excess", "kurtosis", "controller down", "l2e", "memel"):
                 if group not in ("ours", "excess", "penalties", "loop") or name not in rows:
@@ -78,12 +79,13 @@ def target() -> list[str]:
                     ]
                 )  # fmt: skip
     reached = {
-        name: [area for area in MAIN if met.get((area, name))]
+        name: [area for area in AREAS if met.get((area, name))]
         for name in ("tail", "tail held", "excess", "kurtosis")
         if any(one == name for _, one in met)
     }
+    tried = Counter(name for _, name in met)
     told_of = "; ".join(
-        f"{name} in {len(areas)} of 3 areas{' (' + ', '.join(areas) + ')' if areas else ''}"
+        f"{name} in {len(areas)} of {tried[name]}{' (' + ', '.join(areas) + ')' if areas else ''}"
         for name, areas in reached.items()
     )
     return [
@@ -107,7 +109,7 @@ def target() -> list[str]:
             ],
             body,
         ),
-        f"Both: {told_of}.",
+        f"Both, of the areas that it was tried in: {told_of}.",
         "",
     ]
 
@@ -229,7 +231,8 @@ def one_step() -> list[str]:
             if group == "loop":
                 continue
             for name in rows:
-                if "one_step_end falls" not in next(iter(rows[name].values())):
+                told_before = name == "none" and any(row[:2] == [area, "none"] for row in body)
+                if told_before or "one_step_end falls" not in next(iter(rows[name].values())):
                     continue
                 cells = [
                     mean_of(rows, name, f"one_step_{when} {figure}", 100, 0)
@@ -299,7 +302,8 @@ def main() -> None:
         "",
         "What they mean is told [here](../explanation/monosemanticity.md); the data and how to run it all, in "
         "`reproduction/README.md`. Differences are paired by seed, with 95 % intervals of the t distribution, not "
-        "corrected for their number; bold: the interval leaves out 0.",
+        "corrected for their number; bold: the interval leaves out 0. Where a seed left no neuron alive, the place is "
+        "empty.",
         "",
         *target(),
         "## Inhibitors",
