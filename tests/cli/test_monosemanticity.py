@@ -24,6 +24,16 @@ def test_measure_shows_layers_and_names_neurons(run, tmp_path):
     assert run("report", tmp_path / "m", "--out", tmp_path / "m.html").exit_code == 0
 
 
+@pytest.mark.parametrize(("texts", "told"), [(4, True), (60, False)])
+def test_measure_says_where_samples_are_few(texts, told, run, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("The dog ran to the park.\n" * texts, encoding="utf-8")
+    options = ("--measures", "phi_top", "--no-rotation", "--out", tmp_path / "m")
+    done = run("monosemanticity", "measure", MODEL, file, *options)
+    assert done.exit_code == 0, done.stderr
+    assert ("Give more texts" in " ".join((done.stdout + done.stderr).split())) == told
+
+
 def test_audit_of_a_table(run, tmp_path):
     done = run(
         "monosemanticity", "audit", "iris", "-t", "target", "-i", "tail:strength=0.5", "-i", "reversed", "--seeds", 2,

@@ -50,6 +50,7 @@ EXAMPLES = (
 )
 
 _SHOWN = 3  # neurons of each measure
+_FEW = 100  # samples: fewer have hardly one in the top 1 %
 _COLUMNS = ("phi_above_9", "phi_top", "kurtosis", "class_selectivity", "auc")
 
 
@@ -133,6 +134,12 @@ def measure(
         for reason in dict.fromkeys(skipped.values()):
             names = ", ".join(name for name, why in skipped.items() if why == reason)
             screen.note(f"Not taken, as there are {reason.partition(': ')[2]}: {names}.")
+        fewest = found.tables["site_measures"][["n", "n_reference"]].min()
+        if fewest.min() < _FEW:
+            screen.note(
+                f"Measured on {fewest['n']} samples, with mean and variance of {fewest['n_reference']}: a tail needs "
+                "hundreds, and kurtosis by the variance of so few can be anything. Give more texts."
+            )
         known = [name for name in _COLUMNS if name in summary] or list(summary.columns[4:9])
         screen.title(f"{loaded.name} over {data.name}: medians over live units")
         screen.table(summary[["site", "n_live", "n_near_dead", "n_dead", *known]], digits=3)
