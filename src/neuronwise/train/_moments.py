@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from neuronwise.train.view import View
 
 __all__ = [
+    "OFFSET",
     "Moments",
     "beyond",
     "live_fourth",
@@ -29,6 +30,7 @@ __all__ = [
     "settled",
 ]
 
+OFFSET = 1e-4  # of logarithms of phi, which may be 0 where chance chooses
 MINIMUM = 16  # samples a unit from which on a batch's own variance is taken
 PIECE = 1 << 18  # entries looked at together on a CPU: what stays in a core's cache
 

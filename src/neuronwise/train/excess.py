@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from neuronwise.train._moments import beyond, live_moments, mean_log, moments, places, settled
+from neuronwise.train._moments import OFFSET, beyond, live_moments, mean_log, moments, places, settled
 from neuronwise.train._select import by_chance
 from neuronwise.train.method import positive
 from neuronwise.train.penalties import Guarded
 from neuronwise.train.view import View
 
 __all__ = ["ExcessPenalty"]
-
-_OFFSET = 1e-4  # of the logarithms, where chance chooses an entry without a deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +57,5 @@ class ExcessPenalty(Guarded):
             chosen = by_chance(view, share)
         place = places(chosen)
         mean, variance, picked = live_moments(view, batch, place)
-        logarithm = mean_log(picked, mean, self.stable(variance), chosen, place, _OFFSET)
+        logarithm = mean_log(picked, mean, self.stable(variance), chosen, place, OFFSET)
         return share * (logarithm - math.log(self.bound)), variance

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from neuronwise.errors import InvalidArgumentError
 from neuronwise.train._moments import (
+    OFFSET,
     live_fourth,
     live_moments,
     mean_log,
@@ -26,8 +27,6 @@ from neuronwise.train.replacement import above_threshold
 from neuronwise.train.view import View
 
 __all__ = ["L2E", "KurtosisPenalty", "Penalty", "TailPenalty"]
-
-_OFFSET = 1e-4  # of the logarithms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ class L2E(Penalty):
         chosen = above_threshold(view, self.share, self.selection)
         place = places(chosen)
         # Chosen by phi, a deviation is never 0; chosen at random it may be.
-        tiny = torch.finfo(view.values.dtype).tiny if self.selection == "phi" else _OFFSET
+        tiny = torch.finfo(view.values.dtype).tiny if self.selection == "phi" else OFFSET
         return mean_log(picked(view, place), view.mean, torch.ones_like(view.scale), chosen, place, tiny)
 
 
@@ -203,7 +202,7 @@ class TailPenalty(Guarded):
         chosen = above_threshold(view, self.share, self.selection, mean, self.stable(variance))
         place = places(chosen)
         mean, variance, entries = live_moments(view, batch, place)
-        return mean_log(entries, mean, self.stable(variance), chosen, place, _OFFSET), variance
+        return mean_log(entries, mean, self.stable(variance), chosen, place, OFFSET), variance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +244,7 @@ class KurtosisPenalty(Guarded):
         if not view.again:
             alive = variance.detach() > self.epsilon * variance.detach().mean()
             view.state.note(mean_over_units(kurtosis.detach(), alive))
-        terms = torch.log(kurtosis + _OFFSET)
+        terms = torch.log(kurtosis + OFFSET)
         if self.units == 1:
             return terms.mean(), variance
         score = kurtosis.detach().reshape(-1)
