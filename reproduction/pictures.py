@@ -56,7 +56,9 @@ def public() -> plt.Figure:
         )  # fmt: skip
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(places, [row["set"] for row in rows])
-    ax.set_xlabel("error less that of linear networks, % of the latter (95 % interval); left is better")
+    ax.set_xlabel(
+        "error less that of linear networks, % of the latter; left is better (95 % intervals, cut at 60)"
+    )
     ax.set_xlim(-60, 60)
     ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), fontsize=8)
     tidy([ax])
